@@ -1,0 +1,61 @@
+# All set-up is made here, once, in $(VENV); a second call does no work twice.
+#   make test PYTHON=python3.12     another interpreter (the environment is made anew)
+#   make install EXTRA=cuda         with an accelerator's packages: cuda or tpu
+
+VENV ?= .venv
+EXTRA ?=
+JOBS ?= 2
+CONFIG ?= configs/quickstart.py
+WORKDIR ?= runs/quickstart
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c "$(FITS)" 2>/dev/null && echo $$python && break; done)
+
+BIN := $(VENV)/bin
+TELL_VERSION := import sys; print("%d.%d.%d" % sys.version_info[:3])
+VERSION := $(shell $(PYTHON) -c '$(TELL_VERSION)' 2>/dev/null)
+MADE := $(VENV)/made-by-$(VERSION)
+INSTALLED := $(VENV)/installed-by-$(VERSION)$(EXTRA:%=-%)
+
+.PHONY: install quickstart test smoke lint format docs bench
+
+install: $(INSTALLED)
+
+# What the environment holds already is kept if this interpreter made it.
+$(MADE):
+	@$(PYTHON) -c "$(FITS)" 2>/dev/null || { \
+		echo "bigmodel needs Python 3.11, 3.12 or 3.13: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@test "$$($(BIN)/python -c '$(TELL_VERSION)' 2>/dev/null)" = "$(VERSION)" || { \
+		rm -rf "$(VENV)"; $(PYTHON) -m venv "$(VENV)"; }
+	@touch $@
+
+$(INSTALLED): $(MADE) setup.py
+	@echo "installing into $(VENV), once; this takes a few minutes"
+	@$(BIN)/python -m pip install --quiet --editable ".[dev$(EXTRA:%=,%)]"
+	@touch $@
+
+quickstart: install
+	$(BIN)/bigmodel train --config $(CONFIG) --workdir $(WORKDIR)
+	$(BIN)/bigmodel evaluate --workdir $(WORKDIR)
+	$(BIN)/bigmodel generate --workdir $(WORKDIR) --prompt "def " --max_new_tokens 200
+
+test: install
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+smoke: install
+	$(BIN)/python -m pytest -m smoke
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: install
+	$(BIN)/mkdocs build --strict
+
+bench: install
+	$(BIN)/bigmodel bench --config $(CONFIG)

@@ -1,0 +1,257 @@
+"""The door: flags in, one call out.
+
+Exit status: 0, or 2 for a refused input (one clear message on stderr), or 1 for a failure.
+"""
+
+from __future__ import annotations  # config.Loaded would cost an import
+
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import bigmodel
+from bigmodel import compat, config
+from bigmodel.config import CONFIG, Flag
+
+Values = Any  # absl's FlagValues: each flag's value is an attribute
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """One subcommand.
+
+    Attributes:
+        call: takes the flags' values, and the loaded config where there is one; may return a
+            status.
+    """
+
+    call: Callable[..., int | None]
+    help: str
+    flags: tuple[Flag, ...]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    except config.InputError as error:
+        print(f"bigmodel: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nbigmodel: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader has left; Python must not find that out again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(argv: list[str]) -> int:
+    if not argv or argv[0] in ("--help", "-h", "help"):
+        print(_overview(), file=sys.stdout if argv else sys.stderr)
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        print(bigmodel.__version__)
+        return 0
+    if {"--help", "-h"} & set(argv):
+        words = [word for word in argv if not word.startswith("-")]
+        names = [name for name in COMMANDS if name.split()[: len(words)] == words]
+        names = names or [_subcommand(argv)[0]]
+        print("\n\n".join(config.usage(n, COMMANDS[n].help, COMMANDS[n].flags) for n in names))
+        return 0
+    name, argv = _subcommand(argv)
+    command = COMMANDS[name]
+    values, overrides = config.parse(name, command.flags, argv)
+    compat.tune_process()
+    if CONFIG in command.flags:
+        status = command.call(values, config.load(values.config, overrides))
+    else:
+        status = command.call(values)
+    return status or 0
+
+
+def _subcommand(argv: list[str]) -> tuple[str, list[str]]:
+    """The name of a subcommand, which may be of two words, and what follows it."""
+    first, *rest = argv
+    if first in COMMANDS:
+        return first, rest
+    seconds = [name.split()[1] for name in COMMANDS if name.startswith(f"{first} ")]
+    if not seconds:
+        firsts = list(dict.fromkeys(name.split()[0] for name in COMMANDS))
+        near = config.nearest(first, firsts)
+        raise config.InputError(f'no subcommand "{first}".{near} There are: {", ".join(firsts)}.')
+    second, *rest = rest or [""]
+    if second not in seconds:
+        near = config.nearest(second, seconds)
+        does = f"{first} does: {', '.join(seconds)}"
+        raise config.InputError(f'no subcommand "{first} {second}".{near} {does}.')
+    return f"{first} {second}", rest
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name:{width}}{command.help}" for name, command in COMMANDS.items()]
+    last = (
+        "bigmodel SUBCOMMAND --help lists its flags. Exit status: 0, 2 for a refused input, or 1."
+    )
+    return "\n".join(["usage: bigmodel SUBCOMMAND [flags]", "", *lines, "", last])
+
+
+# Calls out: rooms are imported here, so that --help waits for none of them
+
+
+def _train(values: Values, loaded: config.Loaded) -> int:
+    from bigmodel.train import loop, watch
+
+    try:
+        loop.train(loaded, values.workdir)
+    except loop.Stopped as stopped:
+        print(f"bigmodel: {stopped}; the same command goes on from there", file=sys.stderr)
+        return stopped.status
+    except watch.NonFiniteError as error:
+        print(f"bigmodel: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _evaluate(values: Values) -> None:
+    from bigmodel import run
+
+    scores = run.evaluate(values.workdir, step=values.step, split=values.split)
+    width = max(map(len, scores), default=0)
+    lines = [f"{name:{width}}  {score:.6g}" for name, score in scores.items()]
+    print(json.dumps(scores) if values.json else "\n".join(lines))
+
+
+def _generate(values: Values) -> None:
+    prompts = _prompts(values)
+    streams = sys.stdout.isatty() and not values.json
+    streams = streams and len(prompts) == values.num_return_sequences == 1
+    if streams:
+        print(prompts[0], end="", flush=True)
+
+    from bigmodel import run
+
+    samples = run.generate(
+        values.workdir,
+        prompts,
+        on_text=(lambda _, __, piece: print(piece, end="", flush=True)) if streams else None,
+        **{flag.name: values[flag.name].value for flag in SAMPLING},
+    )
+    if values.json:
+        pairs = zip(prompts, samples, strict=True)
+        found = [{"prompt": prompt, "samples": texts} for prompt, texts in pairs]
+        print(json.dumps(found, ensure_ascii=False))
+    elif streams:
+        print()
+    else:
+        whole = [p + text for p, texts in zip(prompts, samples, strict=True) for text in texts]
+        print("\n----\n".join(whole))
+
+
+def _prompts(values: Values) -> list[str]:
+    if (values.prompt is None) == (values.prompts is None):
+        raise config.InputError("generate needs --prompt TEXT or --prompts FILE, and only one.")
+    if values.prompt is not None:
+        return [values.prompt]
+    path = pathlib.Path(values.prompts)
+    if not path.is_file():
+        files = [str(f) for f in path.parent.glob("*")]
+        near = config.nearest(values.prompts, files)
+        raise config.InputError(f"--prompts={values.prompts}: no such file.{near}")
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _config(values: Values, loaded: config.Loaded) -> None:
+    from bigmodel import recipe
+
+    found = recipe.resolve(loaded).config
+    if values.diff:
+        other = recipe.resolve(config.load(values.diff)).config
+        pairs = config.differences(found, other)
+        print(json.dumps(pairs) if values.json else "\n".join(config.diff(found, other)))
+    elif values.json:
+        print(config.to_json(found))
+    else:
+        fields = config.flat(config.plain(found))
+        print("\n".join(f"{path} = {config.shown(value)}" for path, value in fields.items()))
+
+
+def _prepare(_: Values, loaded: config.Loaded) -> None:
+    from bigmodel import recipe
+
+    print(recipe.prepare_data(loaded))
+
+
+def _inspect(_: Values, loaded: config.Loaded) -> None:
+    from bigmodel import recipe
+
+    print(recipe.inspect_data(loaded))
+
+
+def _train_tokenizer(values: Values, loaded: config.Loaded) -> None:
+    from bigmodel import recipe
+
+    print(recipe.train_tokenizer(loaded, kind=values.kind, size=values.size, out=values.out))
+
+
+def _bench(values: Values, loaded: config.Loaded) -> None:
+    from bigmodel.train import bench
+
+    found = bench.bench(loaded)
+    print(json.dumps(found) if values.json else bench.table(found))
+
+
+# The table
+
+WORKDIR = Flag("workdir", str, "DIR", "the run's folder", required=True)
+JSON = Flag("json", bool, "", "prints JSON, and nothing else on stdout", False)
+TOKENIZERS = ("bpe", "unigram", "wordpiece")
+# fmt: off
+SAMPLING = (
+    Flag("num_return_sequences", int, "N", "samples for each prompt", 1, bounds=(1, None)),
+    Flag("max_new_tokens", int, "N", "tokens to add at most", bounds=(1, None)),
+    Flag("max_length", int, "N", "tokens at most, the prompt's too", bounds=(1, None)),
+    Flag("temperature", float, "X", "0 takes the likeliest token", 1.0, bounds=(0, None)),
+    Flag("top_k", int, "N", "draws from the N likeliest; 0: from all", 0, bounds=(0, None)),
+    Flag("top_p", float, "X", "draws from the likeliest, X in sum", 1.0, bounds=(0, 1)),
+    Flag("min_p", float, "X", "drops what is under X times the likeliest", 0.0, bounds=(0, 1)),
+    Flag("repetition_penalty", float, "X", "over 1: fewer repetitions", 1.0, bounds=(0, None)),
+    Flag("seed", int, "N", "the same seed draws the same text", 0, bounds=(0, None)),
+)
+COMMANDS = {
+    "train": Command(_train, "trains, or resumes what the folder holds", (CONFIG, WORKDIR)),
+    "evaluate": Command(_evaluate, "scores a checkpoint", (
+        WORKDIR,
+        Flag("step", int, "N", "the checkpoint's step; the newest if not given", bounds=(0, None)),
+        Flag("split", str, "NAME", "the data split; the config's evaluations if not given"),
+        JSON,
+    )),
+    "generate": Command(_generate, "samples text", (
+        WORKDIR,
+        Flag("prompt", str, "TEXT", "what the text begins with"),
+        Flag("prompts", str, "FILE", "many prompts, one a line"),
+        *SAMPLING,
+        JSON,
+    )),
+    "config": Command(_config, "prints the resolved config, or how two differ", (
+        CONFIG,
+        Flag("diff", str, "FILE[:SIZE]", "prints the fields that are other in this config"),
+        JSON,
+    )),
+    "data prepare": Command(_prepare, "builds the token cache", (CONFIG,)),
+    "data inspect": Command(_inspect, "shows what the data holds", (CONFIG,)),
+    "data train-tokenizer": Command(_train_tokenizer, "trains a tokenizer on the data", (
+        CONFIG,
+        Flag("kind", str, "KIND", "the tokenizer's model", "bpe", choices=TOKENIZERS),
+        Flag("size", int, "N", "tokens in the vocabulary", 8192, bounds=(1, None)),
+        Flag("out", str, "FILE", "where the tokenizer.json goes", required=True),
+    )),
+    "bench": Command(_bench, "measures a step of the config here", (CONFIG, JSON)),
+}
+# fmt: on
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""All that differs between jax versions and platforms, and what a process sets before it runs."""
+
+import ctypes
+import os
+import pathlib
+from typing import Any
+
+# Parameters of glibc's mallopt(3).
+TRIM_THRESHOLD, TOP_PAD, MMAP_MAX, ARENA_MAX = -1, -2, -4, -8
+CUSHION = 96 * 2**20  # bytes
+
+
+def tune_process() -> None:
+    """Sets what a process must set before its first import of jax: one arena for malloc.
+
+    glibc gives threads arenas of their own, whose large blocks are mapped afresh each time.
+    """
+    mallopt(ARENA_MAX, 1)
+
+
+def keep_pages() -> None:
+    """From here on freed memory stays with the process; called when all is compiled.
+
+    XLA's CPU client takes the temporaries of a step from malloc, as one block, and gives it back
+    after it. By default the block goes back to the system, and every page is faulted in and zeroed
+    again at each step: a seventh of its time (docs/performance.md). Kept, a step reuses the pages
+    of the one before. While programs compile they are not kept: the compiler's garbage would be.
+    """
+    mallopt(MMAP_MAX, 0)
+    mallopt(TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(TOP_PAD, 64 * 2**20)
+    # malloc takes the smallest free block that is large enough. Small objects that live on find
+    # room in this one; they would cut into the block of the temporaries, and the next step would
+    # need another one as large.
+    room, fence = libc("malloc", CUSHION), libc("malloc", 64)
+    libc("free", room)
+    del fence  # stays, so that the room does not melt into the top of the heap
+
+
+def mallopt(parameter: int, value: int) -> None:
+    """glibc's mallopt(3); nothing where the C library is another one."""
+    if hasattr(ctypes.CDLL(None), "mallopt"):
+        ctypes.CDLL(None).mallopt(parameter, value)
+
+
+def libc(name: str, argument: int) -> int:
+    """A function of the C library that takes and gives a pointer or a size."""
+    function = getattr(ctypes.CDLL(None), name)
+    function.restype, function.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    return function(argument)
+
+
+def use_compilation_cache() -> None:
+    """Compiled programs are kept for the next start: $BIGMODEL_CACHE or ~/.cache/bigmodel.
+
+    JAX_COMPILATION_CACHE_DIR names another place, and "" for it turns the cache off.
+    """
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    folder = os.environ.get("BIGMODEL_CACHE") or pathlib.Path.home() / ".cache" / "bigmodel"
+    jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(folder) / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def in_turn(tree: Any) -> Any:
+    """The arrays, once they are there where programs of several processes must not overlap.
+
+    Between CPU processes a collective holds a thread of a small pool while it waits for its
+    partners. Two programs in flight can take all threads in one process for the first and in the
+    other for the second, and both wait for ever. TPU and GPU run programs in order.
+    """
+    import jax
+
+    if jax.process_count() > 1 and jax.default_backend() == "cpu":
+        jax.block_until_ready(tree)
+    return tree

@@ -1,0 +1,26 @@
+"""What a refused input looks like, and the words for what is wanted instead."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+WANTED: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    tuple: 'a tuple, such as "(1, 2)"',
+    list: 'a list, such as "[1, 2]"',
+    dict: "a section, such as \"{'name': 1}\"",
+}
+
+
+class InputError(ValueError):
+    """An input that a person gave and can mend: the law, what was found, what is allowed."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """' Did you mean "width"?', or nothing where no known name is near."""
+    by_lower = {str(k).lower(): str(k) for k in known}
+    close = difflib.get_close_matches(str(name).lower(), by_lower, n=1)
+    return f' Did you mean "{by_lower[close[0]]}"?' if close else ""

@@ -1,0 +1,228 @@
+"""The token cache: a source read, cleaned, de-duplicated and tokenised once.
+
+Documents are one flat array of tokens, each document ended by `eos`, and the offsets between
+them. A cache's folder is named by a hash of everything that shaped it.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import unicodedata
+from collections.abc import Callable
+
+import numpy as np
+from etils import epath
+
+from bigmodel import config
+from bigmodel.data import prepare, sources, store, tokenizers, worker
+
+FORMAT = 1  # raise it when the same inputs would give another cache
+
+FORMS = ("NFC", "NFKC", "NFD", "NFKD", "none")
+
+# Below this, starting processes costs more than they save.
+BYTES_FOR_WORKERS = 2**25
+
+Progress = Callable[[str, int, int], None]  # (what, bytes done, bytes in all or 0 if unknown)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cache:
+    """Tokens of a split of a source, memory-mapped.
+
+    Attributes:
+        folder: where it lies.
+        tokens: [N] uint16 or uint32, every document's tokens and its eos.
+        offsets: [documents + 1] int64; document k is tokens[offsets[k]:offsets[k + 1]].
+        documents, duplicates, empty: documents kept, and dropped for being equal or empty.
+        bytes: UTF-8 bytes of the texts kept, after normalisation.
+        content: hash of the texts kept and of the tokenizer: equal content, equal tokens, on any
+            machine and from any place.
+    """
+
+    folder: pathlib.Path
+    tokens: np.ndarray
+    offsets: np.ndarray
+    documents: int
+    duplicates: int
+    empty: int
+    bytes: int
+    content: str
+
+
+def open_cache(
+    source: sources.Source,
+    split: str,
+    tokenizer: tokenizers.Tokenizer,
+    *,
+    normalize: str = "NFC",
+    deduplicate: bool = True,
+    folder: str = "",
+    workers: int = 0,
+    progress: Progress | None = None,
+) -> Cache:
+    """The cache of a source, built if it is not there.
+
+    Args:
+        source: what is read.
+        split: its split, as given to `sources.find`.
+        tokenizer: makes the tokens.
+        normalize: a Unicode form, or "none".
+        deduplicate: drops documents whose normalised text stood before.
+        folder: where caches lie, local or remote; "" means $BIGMODEL_CACHE or
+            ~/.cache/bigmodel/tokens. A remote cache is copied to the latter before it is mapped.
+        workers: processes; 0 means one for each core if the source is large enough to gain by it.
+        progress: told of bytes done while a cache is built.
+    """
+    if normalize not in FORMS:
+        raise config.InputError(
+            f'normalize "{normalize}" is unknown; allowed are {", ".join(FORMS)}.'
+            f"{config.nearest(normalize, FORMS)}"
+        )
+    root = folder or os.environ.get("BIGMODEL_CACHE") or _home()
+    key = _key(source, split, tokenizer, normalize, deduplicate)
+    report = progress or (lambda what, done, total: None)
+
+    def write(scratch: pathlib.Path) -> dict:
+        preparation = prepare.Preparation(tokenizer.name, normalize, source.split)
+        notes = _tokenize(source, split, preparation, tokenizer, scratch, workers, report)
+        notes |= _assemble(scratch, len(source.parts), deduplicate, tokenizer)
+        if not notes["documents"]:
+            raise config.InputError(
+                f'source "{source.name}" has no documents in the split "{split}" '
+                f"({notes['empty']} are empty). {_cure(source)}"
+            )
+        return notes
+
+    if "://" not in root:
+        local = pathlib.Path(root).expanduser() / key
+        arrays, meta = store.build(local, write)
+    else:
+        local, remote = pathlib.Path(_home()) / key, epath.Path(root) / key
+        found = store.load(local) or store.fetch(remote, local)
+        arrays, meta = found or store.build(local, write)
+        if store.load_meta(remote) is None:
+            store.push(local, remote)
+    counts = {k: meta[k] for k in ("documents", "duplicates", "empty", "bytes", "content")}
+    return Cache(local, arrays["tokens"], arrays["offsets"], **counts)
+
+
+def _key(
+    source: sources.Source,
+    split: str,
+    tokenizer: tokenizers.Tokenizer,
+    normalize: str,
+    deduplicate: bool,
+) -> str:
+    shaped_by = {
+        "format": FORMAT,
+        "source": [source.name, source.fingerprint, [p.get("field") for p in source.parts[:1]]],
+        "split": split,
+        "tokenizer": tokenizer.fingerprint,
+        "normalize": [normalize, unicodedata.unidata_version],
+        "deduplicate": deduplicate,
+    }
+    return hashlib.sha256(json.dumps(shaped_by, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _tokenize(
+    source: sources.Source,
+    split: str,
+    preparation: prepare.Preparation,
+    tokenizer: tokenizers.Tokenizer,
+    scratch: pathlib.Path,
+    workers: int,
+    report: Progress,
+) -> dict:
+    """Every part's tokens, as files of their own in `scratch`."""
+    what, total = f"{source.name} {split}", sum(source.sizes)
+    few = total < BYTES_FOR_WORKERS and workers == 0
+    done = 0
+
+    def finish(index: int) -> None:
+        nonlocal done
+        done += source.sizes[index]
+        report(what, done, total)
+
+    if source.documents is not None or few or workers == 1 or len(source.parts) < 2:
+        counts = []
+        for index, part in enumerate(source.parts):
+
+            def seen(read: int, most: int = source.sizes[index]) -> None:
+                report(what, done + (min(read, most) if total else read), total)
+
+            documents, prefix = source.read(part), scratch / f"{index:06}"
+            counts.append(prepare.prepare(documents, preparation, tokenizer, prefix, seen))
+            finish(index)
+    else:
+        processes = workers or _cores()
+        counts = worker.run(source.parts, preparation, scratch, processes, finish)
+    return {"source": source.name, "split": split, "empty": sum(c["empty"] for c in counts)}
+
+
+def _assemble(
+    scratch: pathlib.Path, parts: int, deduplicate: bool, tokenizer: tokenizers.Tokenizer
+) -> dict:
+    """Joins the parts in order, without what stood before. Same result for any workers."""
+    if not parts:
+        return {"documents": 0}
+    prefixes = [scratch / f"{index:06}" for index in range(parts)]
+    lengths = [np.load(f"{p}.lengths.npy") for p in prefixes]
+    digests = np.concatenate([np.load(f"{p}.digests.npy") for p in prefixes])
+    sizes = np.concatenate([np.load(f"{p}.bytes.npy") for p in prefixes])
+    kept = _first_of_each(digests) if deduplicate else np.ones(len(digests), bool)
+
+    offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths)[kept])]).astype(np.int64)
+    np.save(scratch / "offsets.npy", offsets)
+    dtype = prepare.token_dtype(tokenizer.size)
+    tokens = store.save_array(scratch / "tokens.npy", (int(offsets[-1]),), dtype)
+    first, written = 0, 0
+    for prefix, part_lengths in zip(prefixes, lengths, strict=True):
+        part_kept = kept[first : first + len(part_lengths)]
+        part = np.load(f"{prefix}.tokens.npy", mmap_mode="r" if len(part_lengths) else None)
+        part = part[np.repeat(part_kept, part_lengths)] if not part_kept.all() else part
+        tokens[written : written + len(part)] = part
+        first, written = first + len(part_lengths), written + len(part)
+        for kind in ("tokens", "lengths", "bytes", "digests"):
+            os.remove(f"{prefix}.{kind}.npy")
+    if isinstance(tokens, np.memmap):
+        tokens.flush()
+    content = hashlib.sha256(tokenizer.fingerprint.encode() + digests[kept].tobytes())
+    return {
+        "documents": int(kept.sum()),
+        "duplicates": int(len(kept) - kept.sum()),
+        "bytes": int(sizes[kept].sum()),
+        "tokens": int(offsets[-1]),
+        "content": content.hexdigest(),
+    }
+
+
+def _first_of_each(digests: np.ndarray) -> np.ndarray:
+    """[N, 2] hashes -> [N] bool: no equal row stands before."""
+    first = np.ones(len(digests), bool)
+    order = np.lexsort((digests[:, 0], digests[:, 1]))  # stable: equal rows stay in order
+    equal = (digests[order[1:]] == digests[order[:-1]]).all(axis=1)
+    first[order[1:][equal]] = False
+    return first
+
+
+def _cure(source: sources.Source) -> str:
+    if source.split == "all":
+        return "Is it the source that you mean?"
+    return (
+        "Its splits are 98, 1 and 1 per cent of the documents, by a hash of their text: with few "
+        'documents, name other files as a source of their own and use the split "all".'
+    )
+
+
+def _cores() -> int:
+    """Cores that this process may use; a container often has fewer than the machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _home() -> str:
+    return os.path.expanduser("~/.cache/bigmodel/tokens")

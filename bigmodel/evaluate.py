@@ -1,0 +1,76 @@
+"""A model over a data split: sums of an objective, and the figures that are told of them."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from bigmodel import compat
+from bigmodel import recipe as recipes
+from bigmodel.data import pipeline
+from bigmodel.sharding import mesh as meshes
+
+EvalStep = Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]
+
+
+def make_eval_step(recipe: recipes.Recipe) -> EvalStep:
+    """(params, batch) -> the objective's sums; nothing is random."""
+
+    def eval_step(params, batch):
+        loss, sums = recipe.objective(params, batch, None)
+        return sums | {"loss": loss}
+
+    return jax.jit(eval_step)
+
+
+def evaluate(
+    recipe: recipes.Recipe,
+    params: Any,
+    evaluation: recipes.Evaluation,
+    eval_step: EvalStep | None = None,
+) -> dict[str, float]:
+    """The figures of a split: loss and nll in nats a target, perplexity, accuracy, bits per byte.
+
+    Args:
+        recipe: of the run.
+        params: to evaluate, on the recipe's mesh.
+        evaluation: which rows.
+        eval_step: what `make_eval_step` gave, to compile once for many calls.
+    """
+    eval_step = eval_step or make_eval_step(recipe)
+    totals: dict[str, float] = {}
+
+    def make(step):
+        # A part of the split is spread over all of it: documents that stand together are alike.
+        at = step * len(evaluation.batches) // evaluation.limit
+        return pipeline.place(evaluation.batches, at, lambda *_: recipe.batch_sharding)
+
+    batches = pipeline.ahead(make, 0, evaluation.limit)
+    with meshes.use(recipe.mesh, recipe.rules), batches:
+        pending = None
+        for _, batch in batches:
+            sums = compat.in_turn(eval_step(params, batch))
+            add(totals, pending)  # of the batch before: this one runs meanwhile
+            pending = sums
+        add(totals, pending)
+    return figures(totals, evaluation.bytes_per_target)
+
+
+def add(totals: dict[str, float], sums: dict[str, jax.Array] | None) -> None:
+    for name, value in jax.device_get(sums or {}).items():
+        totals[name] = totals.get(name, 0.0) + float(value)
+
+
+def figures(totals: dict[str, float], bytes_per_target: float) -> dict[str, float]:
+    """Means over the weight, and what is told of them."""
+    weight = totals.pop("weight")
+    means = {name: value / weight for name, value in totals.items()}
+    found = {"loss": means.pop("loss")}
+    if "nll" in means:
+        nll = means.pop("nll")
+        found["perplexity"] = math.exp(min(nll, 700.0))
+        found["bits_per_byte"] = nll / math.log(2) / bytes_per_target
+    if "correct" in means:
+        found["accuracy"] = means.pop("correct")
+    return found | means | {"targets": weight}

@@ -1,0 +1,1 @@
+"""Functional Flax blocks: arrays in, arrays out; no mesh, no config object."""

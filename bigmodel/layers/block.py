@@ -1,0 +1,69 @@
+"""One layer of a transformer: attention and feed-forward around a residual stream."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+from jax.ad_checkpoint import checkpoint_name
+
+from bigmodel.layers.dropout import dropout
+
+# Where the norms stand. "pre": x + f(norm x), Xiong et al. 2020 (arXiv:2002.04745); "post":
+# norm(x + f x), Vaswani et al. 2017 (arXiv:1706.03762); "both": x + norm(f(norm x)), Gemma 2
+# (arXiv:2408.00118).
+PLACEMENTS = ("pre", "post", "both")
+
+
+class Block(nn.Module):
+    """Attention, then feed-forward, each with a residual and its norms.  [B, T, D] -> [B, T, D]
+
+    Attributes:
+        attention: makes the attention layer, given its name.
+        feedforward: makes the feed-forward layer, given its name.
+        norm: makes a norm, given its name.
+        placement: a name of PLACEMENTS.
+        dropout: rate on what each of the two layers adds.
+    """
+
+    attention: Callable[..., nn.Module]
+    feedforward: Callable[..., nn.Module]
+    norm: Callable[..., nn.Module]
+    placement: str
+    dropout: float
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        segments: jax.Array | None,
+        angles: tuple[jax.Array, jax.Array] | None,
+        keys: jax.Array | None,
+        *,
+        window: int = 0,
+        layer: jax.Array | int = 0,
+        cache: dict[str, jax.Array] | None = None,
+    ) -> tuple[jax.Array, dict[str, jax.Array] | None]:
+        def norm(name: str, wanted: bool, x: jax.Array) -> jax.Array:
+            return self.norm(name=name)(x) if wanted else x
+
+        before, after = self.placement in ("pre", "both"), self.placement == "both"
+
+        added = norm("attention_norm", before, x)
+        added, cache = self.attention(name="attention")(
+            added, segments, angles, keys, window=window, layer=layer, cache=cache
+        )
+        added = norm("attention_post_norm", after, added)
+        x = x + dropout(added, keys, rate=self.dropout, site=1)
+        x = norm("attention_norm", self.placement == "post", x)
+        x = checkpoint_name(self.constrain(x), "residual")
+
+        added = norm("feedforward_norm", before, x)
+        added = self.feedforward(name="feedforward")(added)
+        added = norm("feedforward_post_norm", after, added)
+        x = x + dropout(added, keys, rate=self.dropout, site=2)
+        x = norm("feedforward_norm", self.placement == "post", x)
+        return self.constrain(x), cache
+
+    @staticmethod
+    def constrain(x: jax.Array) -> jax.Array:
+        return nn.with_logical_constraint(x, ("batch", "length", "act_embed"))

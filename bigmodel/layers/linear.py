@@ -1,0 +1,109 @@
+"""Products with a parameter: the einsum that every projection is, and the embedding table."""
+
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Initializer = jax.nn.initializers.Initializer
+
+
+class Einsum(nn.Module):
+    """y = einsum(equation, x, kernel) + bias, the kernel cut by its logical axis names.
+
+    Attributes:
+        equation: for example "BTD,DF->BTF"; the second operand is the kernel.
+        shape: the kernel's shape, one length per letter.
+        axes: the kernel's logical axes, one name per letter (see sharding/rules.py).
+        initializer: of the kernel; None: variance 1 / fan-in, where the letters that the sum
+            removes are the fan-in.
+        bias_axes: the bias' logical axes, one per output letter of the kernel; None: no bias.
+        dtype: dtype of the product.
+        param_dtype: dtype of kernel and bias as stored.
+        einsum: what computes it, `jnp.einsum` or `flat_einsum`.
+    """
+
+    equation: str
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+    initializer: Initializer | None = None
+    bias_axes: tuple[str, ...] | None = None
+    dtype: jnp.dtype = jnp.bfloat16
+    param_dtype: jnp.dtype = jnp.float32
+    einsum: Callable[..., jax.Array] = jnp.einsum
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        init = nn.with_logical_partitioning(self.initializer or self.fan_in(), self.axes)
+        kernel = self.param("kernel", init, self.shape, self.param_dtype)
+        y = self.einsum(self.equation, x.astype(self.dtype), kernel.astype(self.dtype))
+        if self.bias_axes is None:
+            return y
+        letters, output = self.equation.split(",")[1].split("->")
+        shape = tuple(n for n, letter in zip(self.shape, letters, strict=True) if letter in output)
+        init = nn.with_logical_partitioning(nn.initializers.zeros, self.bias_axes)
+        return y + self.param("bias", init, shape, self.param_dtype).astype(self.dtype)
+
+    def fan_in(self) -> Initializer:
+        inputs, output = self.equation.split("->")
+        x, kernel = inputs.split(",")
+        summed = tuple(i for i, axis in enumerate(kernel) if axis not in output)
+        shared = tuple(i for i, axis in enumerate(kernel) if axis in output and axis in x)
+        rest = tuple(i for i in range(len(kernel)) if i not in summed + shared)
+        return nn.initializers.variance_scaling(
+            1.0, "fan_in", "truncated_normal", in_axis=summed, out_axis=rest, batch_axis=shared
+        )
+
+
+def flat_einsum(equation: str, x: jax.Array, kernel: jax.Array, **options) -> jax.Array:
+    """`jnp.einsum` of a projection as a product of two matrices, rows and columns merged.
+
+    The gradient of a kernel sums over batch and length. As two axes XLA's CPU compiler first
+    writes a transposed copy of what comes from behind; as one it does not (docs/performance.md).
+    The sum must be over the last letters of x and either the first or the last of the kernel.
+    """
+    inputs, output = equation.replace("...", "").split("->")
+    letters, of_kernel = inputs.split(",")
+    summed = [letter for letter in of_kernel if letter not in output]
+    n = len(summed)
+    if not letters.endswith("".join(summed)):
+        raise ValueError(f"flat_einsum cannot merge the axes of {equation!r}")
+    inner = math.prod(x.shape[x.ndim - n :])
+    rows = x.reshape(-1, inner)
+    if of_kernel.startswith("".join(summed)):
+        columns, flat, contract = kernel.shape[n:], kernel.reshape(inner, -1), ((1,), (0,))
+    else:
+        columns, flat, contract = kernel.shape[:-n], kernel.reshape(-1, inner), ((1,), (1,))
+    y = jax.lax.dot_general(rows, flat, (contract, ((), ())), **options)
+    return y.reshape(*x.shape[: x.ndim - n], *columns)
+
+
+class Table(nn.Module):
+    """Rows of a table by index: table[ids].  int [...] -> [..., D]
+
+    Attributes:
+        rows: V, the number of rows.
+        width: D.
+        axes: logical axes of the two dimensions.
+        initializer: of the table.
+        dtype: dtype of what comes out.
+        param_dtype: dtype of the table as stored.
+    """
+
+    rows: int
+    width: int
+    axes: tuple[str, str]
+    initializer: Initializer
+    dtype: jnp.dtype = jnp.bfloat16
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        init = nn.with_logical_partitioning(self.initializer, self.axes)
+        table = self.param("table", init, (self.rows, self.width), self.param_dtype)
+        # Gathered over the width first: a lookup in a table that is cut along its width, for a
+        # batch that is cut over the same devices, makes the partitioner replicate everything.
+        table = nn.with_logical_constraint(table.astype(self.dtype), (self.axes[0], None))
+        return jnp.take(table, ids, axis=0)

@@ -1,0 +1,67 @@
+"""Normalisation over the width, in float32 whatever comes in."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class LayerNorm(nn.Module):
+    """(x - mean) / sqrt(variance + epsilon) * scale + bias.  [..., D] -> [..., D]
+
+    Ba, Kiros and Hinton 2016, "Layer Normalization" (arXiv:1607.06450), eq. 4.
+
+    Attributes:
+        epsilon: added to the variance.
+        bias: whether there is one.
+        axis: logical axis of scale and bias.
+        dtype: dtype of what comes out.
+        param_dtype: dtype of scale and bias as stored.
+    """
+
+    epsilon: float = 1e-5
+    bias: bool = True
+    axis: str = "norm"
+    dtype: jnp.dtype = jnp.bfloat16
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = x.shape[-1:]
+        ones = nn.with_logical_partitioning(nn.initializers.ones, (self.axis,))
+        scale = self.param("scale", ones, shape, self.param_dtype)
+        x = x.astype(jnp.float32)
+        x = x - x.mean(-1, keepdims=True)
+        y = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon) * scale
+        if self.bias:
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros, (self.axis,))
+            y = y + self.param("bias", zeros, shape, self.param_dtype)
+        return y.astype(self.dtype)
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + epsilon) * (offset + scale).  [..., D] -> [..., D]
+
+    Zhang and Sennrich 2019, "Root Mean Square Layer Normalization" (arXiv:1910.07467), eq. 4.
+
+    Attributes:
+        epsilon: added to the mean square.
+        offset: 1 where the scale is stored as its distance from one (Gemma), else 0.
+        axis: logical axis of the scale.
+        dtype: dtype of what comes out.
+        param_dtype: dtype of the scale as stored.
+    """
+
+    epsilon: float = 1e-6
+    offset: float = 0.0
+    axis: str = "norm"
+    dtype: jnp.dtype = jnp.bfloat16
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        start = nn.initializers.constant(1.0 - self.offset)
+        init = nn.with_logical_partitioning(start, (self.axis,))
+        scale = self.param("scale", init, x.shape[-1:], self.param_dtype) + self.offset
+        x = x.astype(jnp.float32)
+        y = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
+        return (y * scale).astype(self.dtype)

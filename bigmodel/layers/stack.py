@@ -1,0 +1,109 @@
+"""A family's layers as one stack: parameters with a leading "layers" axis, and what runs them.
+
+The layers of a stack have one shape of parameters; they may differ in what is no parameter (a
+window, a base of the rotary angles), which is said by a repeating pattern of kinds. Linen's own
+lifted scan would tie how parameters are stored to how they run; here the stored stack is plain
+arrays, and scan, unrolled loop (and whatever else runs layers) take the same function of one layer.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+# body(kind, params of one layer, its number, x, cache) -> (x, cache)
+Body = Callable[..., tuple[jax.Array, Any]]
+# run(body, stacked params, x, cache, kinds) -> (x, cache)
+Runner = Callable[..., tuple[jax.Array, Any]]
+
+
+def init(block: nn.Module, layers: int, *args: Any, **kwargs: Any) -> Callable[[jax.Array], Any]:
+    """An initializer of a stack: each layer from a key of its own, "layers" put before its axes."""
+
+    def stacked(key: jax.Array):
+        keys = jax.random.split(key, layers)
+        params = jax.vmap(lambda k: block.init(k, *args, **kwargs)["params"])(keys)
+        is_box = lambda leaf: isinstance(leaf, nn.LogicallyPartitioned)  # noqa: E731
+        add_axis = lambda box: box.replace(names=("layers", *box.names))  # noqa: E731
+        return jax.tree.map(add_axis, params, is_leaf=is_box)
+
+    return stacked
+
+
+def scanned(body: Body, params: Any, x: jax.Array, cache: Any, kinds: Sequence[str]):
+    """Runs a stack by `lax.scan`: compiled once for each kind of layer, whatever the depth.
+
+    The stack goes in whole groups of the pattern; what is left of a pattern that does not divide
+    the depth is run after the scan.
+    """
+    layers = jax.tree.leaves(params)[0].shape[0]
+    period = len(kinds)
+    groups = layers // period
+    whole = groups * period
+
+    def group(carry, xs):
+        first, group_params = xs
+        for i, kind in enumerate(kinds):
+            layer_params = jax.tree.map(lambda p, i=i: p[i], group_params)
+            carry = body(kind, layer_params, first + i, *carry)
+        return carry, None
+
+    def in_groups(p):
+        return p[:whole].reshape(groups, period, *p.shape[1:])
+
+    numbers = jnp.arange(0, whole, period)
+    (x, cache), _ = jax.lax.scan(group, (x, cache), (numbers, jax.tree.map(in_groups, params)))
+    for layer in range(whole, layers):
+        layer_params = jax.tree.map(lambda p, layer=layer: p[layer], params)
+        x, cache = body(kinds[layer - whole], layer_params, layer, x, cache)
+    return x, cache
+
+
+def unrolled(body: Body, params: Any, x: jax.Array, cache: Any, kinds: Sequence[str]):
+    """Runs the same stack layer after layer: longer to compile, and often quicker to run."""
+    layers = jax.tree.leaves(params)[0].shape[0]
+    # One split for each array: its gradient is one concatenation, where that of an index into the
+    # stack is a whole stack of zeros for every layer.
+    cut = jax.tree.map(lambda p: jax.lax.split(p, (1,) * layers), params)
+    is_cut = lambda node: isinstance(node, list | tuple)  # noqa: E731
+    for layer in range(layers):
+        layer_params = jax.tree.map(lambda p, i=layer: p[i][0], cut, is_leaf=is_cut)
+        x, cache = body(kinds[layer % len(kinds)], layer_params, layer, x, cache)
+    return x, cache
+
+
+def remat(body: Body, policy: str, save: Sequence[str] = (), offload: Sequence[str] = ()) -> Body:
+    """The body with its activations recomputed for the gradient, as the policy says.
+
+    Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost" (arXiv:1604.06174).
+
+    Args:
+        body: of one layer.
+        policy: a name of REMAT_POLICIES; "attention" recomputes only what is inside attention,
+            and is done there.
+        save: for "names": activations kept in memory.
+        offload: for "names": activations kept in the host's memory.
+    """
+    if policy in ("none", "attention"):
+        return body
+    policies = jax.checkpoint_policies
+    if policy == "names":
+        chosen = policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=list(save),
+            names_which_can_be_offloaded=list(offload),
+            offload_src="device",
+            offload_dst="pinned_host",
+        )
+    else:
+        chosen = {
+            "full": policies.nothing_saveable,
+            "dots": policies.dots_with_no_batch_dims_saveable,
+        }[policy]
+    return jax.checkpoint(body, policy=chosen, prevent_cse=False, static_argnums=(0,))
+
+
+REMAT_POLICIES = ("none", "full", "dots", "attention", "names")
+# What layers name by `checkpoint_name`, and so what `save` and `offload` may say.
+ACTIVATIONS = ("query", "key", "value", "attention", "gate", "up", "residual")

@@ -1,0 +1,6 @@
+"""Model families: one file each, and the table of them."""
+
+from bigmodel.models import decoder
+
+# name in a config -> (the module whose fields are the config's, what makes the handle)
+FAMILIES = {"decoder": (decoder.Decoder, decoder.make)}

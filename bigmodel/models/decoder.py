@@ -1,0 +1,320 @@
+"""The decoder-only transformer: GPT, Llama, Mistral, Qwen and Gemma by configuration alone."""
+
+import functools
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from bigmodel.layers import (
+    attention,
+    block,
+    dropout,
+    feedforward,
+    norm,
+    positions,
+    self_attention,
+    stack,
+)
+from bigmodel.layers.linear import Einsum, Table
+from bigmodel.models.handle import Batch, Model, Outputs, Params
+
+
+class Decoder(nn.Module):
+    """Tokens to hidden vectors and logits.  int [B, T] -> [B, T, D], float32 [B, T, V]
+
+    Radford et al. 2019 (GPT-2), Touvron et al. 2023 (Llama, arXiv:2302.13971), Jiang et al. 2023
+    (Mistral, arXiv:2310.06825), Yang et al. 2025 (Qwen3, arXiv:2505.09388), Gemma Team 2024 and
+    2025 (arXiv:2408.00118, arXiv:2503.19786).
+
+    Attributes:
+        vocab: V, rows of the embedding table.
+        width: D, of the residual stream.
+        layers: how many.
+        heads: H, of queries.
+        kv_heads: K, of keys and values; 0: H. 1 is multi-query attention.
+        head_dim: C; 0: D / H.
+        hidden: F, of the feed-forward layer; 0: 4 D.
+        length: the longest sequence; rows of the table of learned positions.
+        norm: "layer" or "rms".
+        norm_epsilon: of all norms.
+        norm_bias: whether a layer norm has a bias.
+        norm_offset: 1 where a scale is stored as its distance from one (Gemma).
+        norm_placement: "pre", "post" or "both" of each layer.
+        qk_norm: "none", or "rms" or "layer" for each head's query and key.
+        position: "learned", "rope", "sinusoidal" or "none".
+        rope_theta: base of the rotary wavelengths.
+        rope_factor: stretches them; see `positions.Rotary`.
+        rope_original_length: 0, or the length before Llama 3.1's stretching.
+        rope_low: see `positions.Rotary`.
+        rope_high: see `positions.Rotary`.
+        rope_local_theta: 0, or the base in "local" layers, which are never stretched (Gemma 3).
+        pattern: kinds of layer, repeated over the depth: "global", and "local" under the window.
+        window: 0, or how many keys a query of a "local" layer sees.
+        feedforward: "swiglu", "geglu", "reglu", or an activation: "gelu", "gelu_tanh", "relu",
+            "relu_squared", "silu".
+        bias: whether products out of attention and in the feed-forward layer have one.
+        qkv_bias: whether the products into q, k and v have one; None: as `bias`.
+        attention_scale: of the scores; 0: C^-1/2.
+        attention_softcap: 0, or the bound of the scores.
+        logit_softcap: 0, or the bound of the logits.
+        embed_scale: whether embeddings are multiplied by D^1/2 (Gemma).
+        tied: whether the logits use the embedding table.
+        dropout: rate on embeddings and on what each layer adds.
+        attention_dropout: rate on attention's probabilities.
+        init_std: standard deviation of kernels and tables; 0: kernels D^-1/2-like by fan-in.
+        init_residual: "same", or "scaled": kernels that add to the stream times (2 layers)^-1/2.
+        dtype: of the arithmetic.
+        param_dtype: of the parameters.
+        remat: a name of stack.REMAT_POLICIES.
+        remat_save: activations kept, for remat "names".
+        remat_offload: activations kept in the host's memory, for remat "names".
+        scan: whether layers run by scan or unrolled; None: as the platform is quicker.
+        attend: the implementation of attention.
+        einsum: what computes products with kernels; see `linear.Einsum`.
+        attention: its name; "auto": the platform's.
+    """
+
+    vocab: int = 50_304
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    kv_heads: int = 0
+    head_dim: int = 0
+    hidden: int = 0
+    length: int = 1024
+    norm: str = "layer"
+    norm_epsilon: float = 1e-5
+    norm_bias: bool = True
+    norm_offset: float = 0.0
+    norm_placement: str = "pre"
+    qk_norm: str = "none"
+    position: str = "learned"
+    rope_theta: float = 10_000.0
+    rope_factor: float = 1.0
+    rope_original_length: int = 0
+    rope_low: float = 1.0
+    rope_high: float = 4.0
+    rope_local_theta: float = 0.0
+    pattern: tuple[str, ...] = ("global",)
+    window: int = 0
+    feedforward: str = "gelu_tanh"
+    bias: bool = True
+    qkv_bias: bool | None = None
+    attention_scale: float = 0.0
+    attention_softcap: float = 0.0
+    logit_softcap: float = 0.0
+    embed_scale: bool = False
+    tied: bool = True
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    init_std: float = 0.02
+    init_residual: str = "scaled"
+    dtype: str = "bfloat16"
+    param_dtype: str = "float32"
+    remat: str = "none"
+    remat_save: tuple[str, ...] = ()
+    remat_offload: tuple[str, ...] = ()
+    scan: bool | None = None
+    attend: Callable = attention.reference
+    einsum: Callable = jnp.einsum
+    attention: str = "auto"
+
+    @nn.compact
+    def __call__(
+        self, batch: Batch, rngs: dict | None = None, cache: dict | None = None
+    ) -> Outputs:
+        tokens = batch["tokens"]
+        B, T = tokens.shape
+        start = 0 if cache is None else cache["index"]
+        where = batch.get("positions")
+        where = jnp.broadcast_to(start + jnp.arange(T), (1, T)) if where is None else where
+        segments = batch.get("segments")
+        rows = batch.get("rows", jnp.arange(B))
+        key = (rngs or {}).get("dropout")
+        if cache is not None:
+            segments = jnp.ones_like(tokens) if segments is None else segments
+            seen = jax.lax.dynamic_update_slice(cache["segments"], segments, (0, start))
+            cache = cache | {"segments": seen}
+
+        x = self.embed(tokens, where)
+        # One number past the last layer: the embedding's masks are no layer's.
+        embed_keys = dropout.row_keys(key, self.layers, rows)
+        x = dropout.dropout(x, embed_keys, rate=self.dropout, site=0)
+        x = block.Block.constrain(x)
+
+        layer_block = self.make_block()
+        angles = self.angles(where)
+
+        def body(kind, params, layer, x, cache):
+            keys = dropout.row_keys(key, layer, rows)
+            window = self.window if kind == "local" else 0
+            return layer_block.apply(
+                *({"params": params}, x, segments, angles[kind], keys),
+                **dict(window=window, layer=layer, cache=cache),
+            )
+
+        # Of the block's parameters only the shapes of its inputs matter: one row, one token.
+        example = (
+            x[:1, :1],
+            None,
+            jax.tree.map(lambda a: a[:1, :1], angles[self.pattern[0]]),
+            None,
+        )
+        params = self.param("layers", stack.init(layer_block, self.layers, *example))
+        if cache is None:
+            body = stack.remat(body, self.remat, self.remat_save, self.remat_offload)
+        run = stack.unrolled if self.scan is False else stack.scanned
+        x, cache = run(body, params, x, cache, self.pattern)
+
+        x = self.make_norm()(name="final_norm")(x)
+        if not self.tied:
+            self.untied_head()(x[:1, :1])  # makes its parameter; `unembed` reads it
+        outputs: Outputs = {"hidden": x}
+        if cache is not None:
+            outputs["cache"] = cache | {"index": start + T}
+        return outputs
+
+    def embed(self, tokens: jax.Array, where: jax.Array) -> jax.Array:
+        dtypes = dict(dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype))
+        init = nn.initializers.normal(self.init_std or 0.02)
+        x = Table(self.vocab, self.width, ("vocab", "embed"), init, **dtypes, name="embed")(tokens)
+        if self.embed_scale:
+            x = x * jnp.asarray(math.sqrt(self.width), x.dtype)
+        if self.position == "learned":
+            axes = ("positions", "embed")
+            x = x + Table(self.length, self.width, axes, init, **dtypes, name="positions")(where)
+        if self.position == "sinusoidal":
+            x = x + positions.sinusoids(where, self.width).astype(x.dtype)
+        return x
+
+    def angles(self, where: jax.Array) -> dict[str, tuple[jax.Array, jax.Array] | None]:
+        """Rotary angles for each kind of layer, made once for the whole stack."""
+        if self.position != "rope":
+            return {"global": None, "local": None}
+        head_dim = self.head_dim or self.width // self.heads
+        stretch = (self.rope_factor, self.rope_original_length, self.rope_low, self.rope_high)
+        of_global = positions.Rotary(self.rope_theta, *stretch).angles(where, head_dim)
+        if not self.rope_local_theta:
+            return {"global": of_global, "local": of_global}
+        of_local = positions.Rotary(self.rope_local_theta).angles(where, head_dim)
+        return {"global": of_global, "local": of_local}
+
+    def make_norm(self) -> Callable[..., nn.Module]:
+        dtypes = dict(dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype))
+        if self.norm == "rms":
+            options = dict(epsilon=self.norm_epsilon, offset=self.norm_offset)
+            return functools.partial(norm.RMSNorm, **options, **dtypes)
+        options = dict(epsilon=self.norm_epsilon, bias=self.norm_bias)
+        return functools.partial(norm.LayerNorm, **options, **dtypes)
+
+    def make_block(self) -> block.Block:
+        """One layer, outside of this module: its parameters are a slice of the stack."""
+        kernel, out_kernel = self.initializers()
+        shared = dict(
+            initializer=kernel,
+            out_initializer=out_kernel,
+            dtype=jnp.dtype(self.dtype),
+            param_dtype=jnp.dtype(self.param_dtype),
+            einsum=self.einsum,
+        )
+        attend = attention.recomputed(self.attend) if self.remat == "attention" else self.attend
+        make_attention = functools.partial(
+            self_attention.Attention,
+            heads=self.heads,
+            kv_heads=self.kv_heads or self.heads,
+            head_dim=self.head_dim or self.width // self.heads,
+            bias=self.bias if self.qkv_bias is None else self.qkv_bias,
+            out_bias=self.bias,
+            qk_norm=self.qk_norm,
+            qk_norm_epsilon=self.norm_epsilon,
+            qk_norm_offset=self.norm_offset,
+            scale=self.attention_scale or None,
+            softcap=self.attention_softcap,
+            dropout=self.attention_dropout,
+            attend=attend,
+            **shared,
+        )
+        gate = feedforward.GATES.get(self.feedforward)
+        make_feedforward = functools.partial(
+            feedforward.GatedFeedForward if gate else feedforward.FeedForward,
+            hidden=self.hidden or 4 * self.width,
+            activation=gate or self.feedforward,
+            bias=self.bias,
+            **shared,
+        )
+        return block.Block(
+            attention=make_attention,
+            feedforward=make_feedforward,
+            norm=self.make_norm(),
+            placement=self.norm_placement,
+            dropout=self.dropout,
+            parent=None,
+        )
+
+    def initializers(self) -> tuple:
+        """Of kernels that read the residual stream, and of those that add to it."""
+        if not self.init_std:
+            return None, None
+        scaled = (2 * self.layers) ** -0.5 if self.init_residual == "scaled" else 1.0
+        normal = nn.initializers.normal
+        return normal(self.init_std), normal(self.init_std * scaled)
+
+    def untied_head(self) -> Einsum:
+        return Einsum(
+            equation="BTD,DV->BTV",
+            shape=(self.width, self.vocab),
+            axes=("embed", "vocab"),
+            initializer=self.initializers()[0],
+            dtype=jnp.dtype(self.dtype),
+            param_dtype=jnp.dtype(self.param_dtype),
+            name="head",
+        )
+
+
+def make(**fields) -> Model:
+    """The handle of a decoder with the fields of `Decoder`."""
+    decoder = Decoder(**fields)
+    dtype = jnp.dtype(decoder.dtype)
+
+    def init(rng: jax.Array, batch: Batch) -> Params:
+        return decoder.init(rng, batch)["params"]
+
+    def head(params: Params) -> Params:
+        if decoder.tied:
+            table = params["embed"]["table"].astype(dtype)
+            return {"embed": {"table": nn.with_logical_constraint(table, ("vocab", None))}}
+        kernel = params["head"]["kernel"].astype(dtype)
+        return {"head": {"kernel": nn.with_logical_constraint(kernel, (None, "vocab"))}}
+
+    def unembed(params: Params, hidden: jax.Array) -> jax.Array:
+        hidden = hidden.astype(dtype)
+        f32 = dict(preferred_element_type=jnp.float32)
+        if decoder.tied:
+            logits = jnp.einsum(
+                "...D,VD->...V", hidden, params["embed"]["table"].astype(dtype), **f32
+            )
+        else:
+            logits = jnp.einsum(
+                "...D,DV->...V", hidden, params["head"]["kernel"].astype(dtype), **f32
+            )
+        if decoder.logit_softcap:
+            logits = decoder.logit_softcap * jnp.tanh(logits / decoder.logit_softcap)
+        return logits
+
+    def apply(params: Params, batch: Batch, rngs=None, cache=None) -> Outputs:
+        outputs = decoder.apply({"params": params}, batch, rngs, cache)
+        return outputs | {"logits": unembed(params, outputs["hidden"])}
+
+    def new_cache(params: Params, batch: Batch, length: int) -> dict:
+        B = batch["tokens"].shape[0]
+        K, C = params["layers"]["attention"]["key"]["kernel"].shape[2:]
+        shape = (decoder.layers, B, length, K, C)
+        axes = ("layers", "batch", None, "act_kv_heads", None)
+        empty = nn.with_logical_constraint(jnp.zeros(shape, dtype), axes)
+        segments = jnp.zeros((B, length), jnp.int32)
+        return {"key": empty, "value": empty, "segments": segments, "index": jnp.int32(0)}
+
+    return Model(init=init, apply=apply, head=head, unembed=unembed, new_cache=new_cache)

@@ -1,0 +1,33 @@
+"""What everything above the models sees of one: pure functions of parameters and a batch."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+Params = Any
+Batch = dict[str, jax.Array]
+Outputs = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A model as functions; the names and shapes of a batch are in docs/batch.md.
+
+    Attributes:
+        init: (rng, batch) -> params, each leaf in a box that names its logical axes.
+        apply: (params, batch, rngs=None, cache=None) -> outputs. Dropout happens when `rngs` holds
+            a key "dropout". With a cache the batch holds the next tokens, and outputs["cache"] is
+            the cache after them.
+        head: params -> the part of them that `unembed` reads, in the dtype of the arithmetic and
+            gathered as it wants them: once, where `unembed` runs many times.
+        unembed: (head or params, hidden [..., D]) -> logits float32 [..., V].
+        new_cache: (params, batch, length) -> an empty cache for `length` tokens a row.
+    """
+
+    init: Callable[[jax.Array, Batch], Params]
+    apply: Callable[..., Outputs]
+    head: Callable[[Params], Params]
+    unembed: Callable[[Params, jax.Array], jax.Array]
+    new_cache: Callable[[Params, Batch, int], Any]

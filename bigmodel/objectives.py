@@ -1,0 +1,155 @@
+"""What is good: objectives make a summed loss, and sums with its weight, out of a batch.
+
+An objective is `objective(params, batch, rng) -> (loss sum, sums)` with `sums["weight"]`: the step
+divides one by the other over the whole mesh, so that accumulation, padding and meshes cannot change
+the number. `rng` is None where nothing is random (evaluation).
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Sums = dict[str, jax.Array]
+Objective = Callable[[Any, dict, jax.Array | None], tuple[jax.Array, Sums]]
+
+
+def next_token(
+    model: Any, *, z_loss: float = 0.0, label_smoothing: float = 0.0, chunk: int = 0
+) -> Objective:
+    """Cross entropy of each token given those before it, summed over weights.
+
+    loss = w [ (1 - e) nll + e mean_v(-log p_v) + z log(Z)^2 ], where nll = log Z - logit[target].
+
+    Label smoothing e: Szegedy et al. 2016 (arXiv:1512.00567), section 7; z-loss: Chowdhery et al.
+    2022, PaLM (arXiv:2204.02311), section 5.
+
+    Args:
+        model: a handle (models/handle.py).
+        z_loss: z, keeps log Z near zero.
+        label_smoothing: e.
+        chunk: positions of the length whose logits exist at one time; 0: as `chunk_length`
+            says for the rows of one device.
+
+    Returns:
+        An objective whose sums are `weight`, `nll` (nats, without e and z) and `correct`.
+    """
+
+    def objective(params, batch, rng):
+        outputs = model.apply(params, batch, rngs=None if rng is None else {"dropout": rng})
+        hidden, targets = outputs["hidden"], batch["targets"]
+        weights = batch.get("weights", jnp.ones(targets.shape, jnp.float32))
+        head = model.head(params)
+
+        def of_chunk(head, hidden, targets, weights):
+            logits = model.unembed(head, hidden)
+            terms = cross_entropy(logits, targets, z_loss=z_loss, label_smoothing=label_smoothing)
+            terms = {name: jnp.sum(term * weights) for name, term in terms.items()}
+            return terms.pop("loss"), terms
+
+        vocab = jax.eval_shape(model.unembed, head, hidden).shape[-1]
+        rows, positions = targets.shape
+        length = chunk or chunk_length(rows, positions, vocab)
+        loss, sums = in_chunks(of_chunk, length, head, hidden, targets, weights)
+        return loss, sums | {"weight": weights.sum()}
+
+    return objective
+
+
+# name in a config -> what makes it; keyword-only arguments are the config's fields
+OBJECTIVES = {"next_token": next_token}
+
+
+def cross_entropy(
+    logits: jax.Array, targets: jax.Array, *, z_loss: float, label_smoothing: float
+) -> dict[str, jax.Array]:
+    """The terms of a token loss.  float32 [..., V], int [...] -> each float32 [...]"""
+    top = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+    log_z = jnp.log(jnp.exp(logits - top).sum(-1)) + top[..., 0]
+    # A comparison, not a gather: its gradient is no scatter, and it works on a vocabulary that is
+    # cut over the mesh without bringing it together.
+    hit = jnp.arange(logits.shape[-1]) == targets[..., None]
+    at_target = jnp.where(hit, logits, 0.0).sum(-1)
+    nll = log_z - at_target
+    loss = nll
+    if label_smoothing:
+        loss = (1 - label_smoothing) * nll + label_smoothing * (log_z - logits.mean(-1))
+    if z_loss:
+        loss = loss + z_loss * jnp.square(log_z)
+    return {"loss": loss, "nll": nll, "correct": (at_target >= top[..., 0]).astype(jnp.float32)}
+
+
+def chunk_length(batch: int, length: int, vocab: int, most: int = 2**25) -> int:
+    """Positions a chunk: at least four chunks, and at most `most` logits in one (128 MiB)."""
+    chunks = max(4, -(-batch * length * vocab // most))
+    return max(1, length // chunks)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def in_chunks(of_chunk, length, head, hidden, targets, weights) -> tuple[jax.Array, Sums]:
+    """Sums `of_chunk` over chunks of the length: no array of all logits exists at any time.
+
+    Its gradient is computed on the way forward, chunk by chunk, while the logits are there (the
+    loss is a scalar, so all that comes from behind is one factor): nothing is computed twice, and
+    what is kept is as large as `hidden` and `head`. Only the loss is differentiable, not the sums.
+
+    Args:
+        of_chunk: (head, hidden, targets, weights) of a chunk -> (loss, sums).
+        length: positions in a chunk.
+        head: what `of_chunk` reads besides.
+        hidden: [B, T, D].
+        targets: int [B, T].
+        weights: float32 [B, T].
+    """
+
+    def step(total, chunk):
+        return jax.tree.map(jnp.add, total, of_chunk(head, *chunk)), None
+
+    chunks = cut(length, hidden, targets, weights)
+    zeros = zeros_of(of_chunk, head, *jax.tree.map(lambda x: x[0], chunks))
+    return jax.lax.scan(step, zeros, chunks)[0]
+
+
+def in_chunks_forward(of_chunk, length, head, hidden, targets, weights):
+    gradient = jax.value_and_grad(of_chunk, argnums=(0, 1), has_aux=True)
+
+    def step(carry, chunk):
+        total, head_grads = carry
+        value, (head_grad, hidden_grad) = gradient(head, *chunk)
+        total = jax.tree.map(jnp.add, total, value)
+        return (total, jax.tree.map(jnp.add, head_grads, head_grad)), hidden_grad
+
+    chunks = cut(length, hidden, targets, weights)
+    zeros = zeros_of(of_chunk, head, *jax.tree.map(lambda x: x[0], chunks))
+    head_grads = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), head)
+    (total, head_grads), hidden_grads = jax.lax.scan(step, (zeros, head_grads), chunks)
+    B, T, D = hidden.shape
+    hidden_grads = jnp.moveaxis(hidden_grads, 0, 1).reshape(B, -1, D)[:, :T]
+    return total, (jax.tree.map(lambda g, x: g.astype(x.dtype), head_grads, head), hidden_grads)
+
+
+def in_chunks_backward(of_chunk, length, grads, cotangents):
+    factor, _ = cotangents
+    head, hidden = jax.tree.map(lambda g: (g * factor).astype(g.dtype), grads)
+    return head, hidden, None, None
+
+
+in_chunks.defvjp(in_chunks_forward, in_chunks_backward)
+
+
+def cut(length: int, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """[B, T, ...] -> [chunks, B, length, ...], zeros (no weight) after the end."""
+
+    def one(x):
+        chunks = -(-x.shape[1] // length)
+        padding = [(0, 0), (0, chunks * length - x.shape[1])] + [(0, 0)] * (x.ndim - 2)
+        x = jnp.pad(x, padding).reshape(x.shape[0], chunks, length, *x.shape[2:])
+        return jnp.moveaxis(x, 1, 0)
+
+    return tuple(map(one, arrays))
+
+
+def zeros_of(function, *args):
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, *args))

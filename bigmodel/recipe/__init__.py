@@ -1,0 +1,29 @@
+"""A checked config becomes what a run is made of: model, objective, optimizer, mesh, data."""
+
+from bigmodel.recipe.build import Recipe, make, resolve
+from bigmodel.recipe.defaults import default_config
+from bigmodel.recipe.rows import (
+    Evaluation,
+    evaluation,
+    evaluations,
+    inspect_data,
+    open_rows,
+    prepare_data,
+    train_batches,
+    train_tokenizer,
+)
+
+__all__ = [
+    "Evaluation",
+    "Recipe",
+    "default_config",
+    "evaluation",
+    "evaluations",
+    "inspect_data",
+    "make",
+    "open_rows",
+    "prepare_data",
+    "resolve",
+    "train_batches",
+    "train_tokenizer",
+]

@@ -1,0 +1,118 @@
+"""Every field of a config at its default. The builders' own fields are the schema."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from bigmodel import config, models, objectives, optimizers
+from bigmodel.recipe import checks
+from bigmodel.sharding import mesh
+
+Extensions = Mapping[str, Mapping[str, Callable]]
+
+
+def default_config(
+    model: str = "decoder",
+    *,
+    objective: str = "next_token",
+    extensions: Extensions | None = None,
+) -> ConfigDict:
+    """A locked config with every field at its default.
+
+    A field of None stands for the default of whatever builder the section names, so that another
+    optimizer by name brings its own numbers; `bigmodel config` prints what comes of it.
+
+    Args:
+        model: a family of models.FAMILIES, or of the extensions.
+        objective: a name of objectives.OBJECTIVES, or of the extensions.
+        extensions: the config file's own builders, {"optimizer": {"mine": make_mine}}.
+    """
+    extensions = extensions or {}
+    tables = builders(extensions)
+    checks.known("model", model, tables["model"])
+    checks.known("objective", objective, tables["objective"])
+    fields = {
+        "seed": 0,
+        "steps": 1000,
+        "batch": 8,  # sequences over the whole mesh
+        "accumulate": 1,  # parts that a batch is cut into, one after another
+        "ema": 0.0,  # decay of the weights' moving average; 0: none is kept
+        "nonfinite": "stop",  # what a NaN or inf in loss or gradient does: "stop", or "skip" it
+        "model": {"name": model} | of_builder(tables["model"][model]),
+        "objective": {"name": objective} | of_builder(tables["objective"][objective]),
+        "data": {
+            "source": "python_stdlib",
+            "mixture": {},  # name -> {"source": ..., "weight": ...}, instead of `source`
+            "split": "train",
+            "field": "text",  # of an example that holds several
+            "tokenizer": "bytes",
+            "length": 256,
+            "packing": "concat",
+            "shuffle": True,
+            "normalize": "NFC",
+            "deduplicate": True,
+            "cache_dir": "",  # of prepared tokens; "": $BIGMODEL_CACHE or ~/.cache/bigmodel/tokens
+            "workers": 0,  # processes that prepare; 0: one a core
+        },
+        "optimizer": {"name": "adamw", "clip": 1.0} | of_table(tables["optimizer"]),
+        "schedule": {"name": "warmup_cosine"} | of_table(tables["schedule"]),
+        "mesh": dict.fromkeys(mesh.AXES, 1),
+        "mesh_slices": 1,
+        "rules": "fsdp_tensor",
+        "extra_rules": (),  # rows (logical axis, mesh axes) put in or over the table
+        "compiler": {},  # XLA options
+        "checkpoint": {
+            "every": 1000,
+            "every_minutes": 0.0,
+            "keep": 3,
+            "best": "",  # a metric such as "validation/loss" whose best checkpoint is kept too
+        },
+        "evals": {},  # name -> {"source", "split", "every", "batches"}
+        "log": {"every": 10, "tensorboard": True, "wandb": ""},  # wandb: name of the project
+        "profile": {"start": 0, "steps": 0},  # window of steps that a trace records
+        "init_from": "",
+    }
+    section = ConfigDict(fields, allow_dotted_keys=True).lock()
+    for open_dict in (section.evals, section.compiler, section.data.mixture):
+        open_dict.unlock()
+    return section
+
+
+def builders(extensions: Extensions) -> dict[str, dict[str, Callable]]:
+    """Section -> name -> builder, the library's and the config file's own."""
+    own: dict[str, dict[str, Callable]] = {
+        "model": {name: schema for name, (schema, _) in models.FAMILIES.items()},
+        "objective": objectives.OBJECTIVES,
+        "optimizer": optimizers.OPTIMIZERS,
+        "schedule": optimizers.SCHEDULES,
+        "source": {},
+    }
+    for section in extensions:
+        checks.known("EXTENSIONS", section, own)
+    return {section: {**table, **extensions.get(section, {})} for section, table in own.items()}
+
+
+def of_builder(builder: Callable) -> dict[str, Any]:
+    """A builder's fields and their defaults; callables are no matter of a config."""
+    fields = {}
+    for name, (kind, default) in config.schema(builder).items():
+        if not callable(default):
+            fields[name] = placeholder(kind) if default in (None, config.REQUIRED) else default
+    return fields
+
+
+def of_table(table: Mapping[str, Callable]) -> dict[str, Any]:
+    """All fields of all builders of a table, each None: its builder's own default."""
+    fields: dict[str, Any] = {}
+    for builder in table.values():
+        for name, (kind, _) in config.schema(builder).items():
+            fields.setdefault(name, placeholder(kind))
+    return fields
+
+
+def placeholder(kind: Any) -> Any:
+    """None, but with the type that a value must have."""
+    options = getattr(kind, "__args__", (kind,))
+    known = [option for option in options if option in (bool, int, float, str, tuple)]
+    return config_dict.placeholder(known[0] if known else object)

@@ -1,0 +1,1 @@
+"""Where numbers live: the mesh, the rules, and what runs on each shard."""

@@ -1,0 +1,1 @@
+"""The loop: one step after another, and when to log, save and evaluate."""

@@ -1,0 +1,114 @@
+"""Measures the step of a config here: time, tokens, utilisation, memory, waiting for data."""
+
+import statistics
+import time
+from typing import Any
+
+import jax
+
+from bigmodel import compat, config, costs, trees
+from bigmodel import recipe as recipes
+from bigmodel.data import pipeline
+from bigmodel.sharding import mesh as meshes
+from bigmodel.train import compiled, meter, processes
+from bigmodel.train import state as states
+
+
+def bench(loaded: config.Loaded | Any, *, steps: int = 20, warmup: int = 3) -> dict[str, Any]:
+    """Compiles the step that would train, runs it on the config's own data, and times it.
+
+    Args:
+        loaded: from `bigmodel.load_config`, or a config.
+        steps: that are timed, after `warmup` that are not.
+        warmup: steps before those.
+
+    Returns:
+        Figures by name, units in the names.
+    """
+    processes.join()
+    compat.use_compilation_cache()
+    recipe = recipes.make(loaded)
+    batches = recipes.train_batches(recipe)
+    with meshes.use(recipe.mesh, recipe.rules):
+        step, state = compiled.compile_beside(recipe, batches.spec, lambda: states.create(recipe))
+
+        def make(at):
+            return pipeline.place(batches, at, lambda *_: recipe.batch_sharding)
+
+        seconds, waits = [], []
+        with pipeline.ahead(make, 0, warmup + steps) as ready:
+            began, waited = time.perf_counter(), 0.0
+            for _, batch in ready:
+                state, metrics = step.run(state, batch)
+                loss = float(jax.device_get(metrics["loss"]))
+                now = time.perf_counter()
+                seconds.append(now - began)
+                waits.append(ready.waited_seconds - waited)
+                began, waited = now, ready.waited_seconds
+    seconds, waits = seconds[warmup:], waits[warmup:]
+    return figures(recipe, step, seconds, waits, loss, trees.count(state.params))
+
+
+def figures(
+    recipe: recipes.Recipe,
+    step: compiled.Compiled,
+    seconds: list[float],
+    waits: list[float],
+    loss: float,
+    parameters: int,
+) -> dict[str, Any]:
+    """What was measured, and what follows from it."""
+    median = statistics.median(seconds)
+    tokens = recipe.batch * recipe.config.data.length
+    flops = (meter.flops_per_token(recipe) or 0.0) * tokens
+    devices = recipe.mesh.devices
+    peak = costs.peak_flops(devices.flat[0].device_kind)
+    if peak is None and devices.flat[0].platform == "cpu":
+        peak = costs.cpu_matmul_flops() / devices.size
+    return {
+        "device": devices.flat[0].device_kind,
+        "devices": int(devices.size),
+        "mesh": {axis: size for axis, size in recipe.mesh.shape.items() if size > 1},
+        "parameters": parameters,
+        "tokens_per_step": tokens,
+        "trace_seconds": step.trace_seconds,
+        "compile_seconds": step.compile_seconds,
+        "steps": len(seconds),
+        "step_seconds": median,
+        "step_seconds_min": min(seconds),
+        "step_seconds_max": max(seconds),
+        "tokens_per_second": tokens / median,
+        "model_flops_per_step": flops,
+        "model_flops_per_second": flops / median,
+        "peak_flops_per_second": peak * devices.size if peak else None,
+        "utilization": flops / median / (peak * devices.size) if peak else None,
+        "memory_bytes": costs.memory(step.program)["peak"],
+        "data_wait_share": sum(waits) / sum(seconds),
+        "loss": loss,
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """The figures for a person."""
+    share = found["utilization"]
+    mesh = " x ".join(f"{axis} {size}" for axis, size in found["mesh"].items()) or "one device"
+    peak = found["peak_flops_per_second"]
+    of = "this machine's own float32 matrix product" if "cpu" in found["device"].lower() else "peak"
+    rows = {
+        "device": f"{found['devices']} x {found['device']} ({mesh})",
+        "parameters": f"{found['parameters']:,}",
+        "trace": f"{found['trace_seconds']:.2f} s",
+        "compile": f"{found['compile_seconds']:.2f} s",
+        "step": f"{found['step_seconds'] * 1e3:.1f} ms median of {found['steps']} "
+        f"({found['step_seconds_min'] * 1e3:.1f} to {found['step_seconds_max'] * 1e3:.1f})",
+        "tokens": f"{found['tokens_per_second']:,.0f} per second, "
+        f"{found['tokens_per_step']:,} a step",
+        "model FLOPs": f"{found['model_flops_per_step'] / 1e9:,.2f} GFLOP a step, "
+        f"{found['model_flops_per_second'] / 1e9:,.1f} GFLOP/s",
+        "utilization": f"{share:.1%} of {peak / 1e9:,.0f} GFLOP/s ({of})"
+        if share
+        else "unknown chip",
+        "memory": f"{found['memory_bytes'] / 2**20:,.1f} MiB a device, as compiled",
+        "waiting": f"{found['data_wait_share']:.2%} of the time for data",
+    }
+    return "\n".join(f"{name:<12}{value}" for name, value in rows.items())

@@ -1,0 +1,112 @@
+"""The step of a recipe, put together and compiled for its mesh."""
+
+import concurrent.futures
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+
+from bigmodel import compat, costs
+from bigmodel import recipe as recipes
+from bigmodel.train import state as states
+from bigmodel.train import step
+
+T = TypeVar("T")
+
+
+class Compiled(NamedTuple):
+    """A compiled step, ready for (state, batch); the state that goes in is given up.
+
+    Attributes:
+        run: (state, batch) -> (state, metrics).
+        program: jax's handle of it, for memory and text.
+        trace_seconds: to make the program.
+        compile_seconds: to compile it.
+    """
+
+    run: step.TrainStep
+    program: jax.stages.Compiled
+    trace_seconds: float
+    compile_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        return self.trace_seconds + self.compile_seconds
+
+
+def train_step(recipe: recipes.Recipe) -> step.TrainStep:
+    """The step that a recipe says, not yet compiled."""
+    made = step.make_train_step(
+        recipe.objective, recipe.optimizer, recipe.schedule, recipe.accumulate
+    )
+    if recipe.ema:
+        made = step.with_average(made, recipe.ema)
+    if recipe.config.nonfinite == "skip":
+        made = step.skipping_nonfinite(made)
+    return made
+
+
+def lower(
+    recipe: recipes.Recipe, state: states.TrainState, batch: dict[str, jax.ShapeDtypeStruct]
+) -> jax.stages.Lowered:
+    """The step's program for a mesh; to be called within `meshes.use`.
+
+    Args:
+        recipe: of the run.
+        state: abstract, with shardings, as `state.abstract` gives it.
+        batch: shape and dtype of every array of a batch.
+    """
+    of_batch = recipe.batch_sharding
+    placed = {
+        name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=of_batch)
+        for name, spec in batch.items()
+    }
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    jitted = jax.jit(train_step(recipe), donate_argnums=0, out_shardings=(shardings, None))
+    return jitted.lower(state, placed)
+
+
+def compile_step(recipe: recipes.Recipe, state: states.TrainState, batch: Any) -> Compiled:
+    """`lower`, and the machine's program, with the config's compiler options."""
+    began = time.perf_counter()
+    lowered = lower(recipe, state, batch)
+    traced = time.perf_counter()
+    program = lowered.compile(compiler_options=recipe.config.compiler.to_dict() or None)
+    return Compiled(program, program, traced - began, time.perf_counter() - traced)
+
+
+def compile_beside(
+    recipe: recipes.Recipe, batch: dict[str, jax.ShapeDtypeStruct], make_state: Callable[[], T]
+) -> tuple[Compiled, T]:
+    """The compiled step, and a state that is made meanwhile: both leave Python for most of it."""
+    if jax.process_count() > 1:  # in one order on all of them
+        made_step, state = compile_step(recipe, states.abstract(recipe), batch), make_state()
+    else:
+        with concurrent.futures.ThreadPoolExecutor(1) as thread:
+            made = thread.submit(make_state)
+            made_step = compile_step(recipe, states.abstract(recipe), batch)
+            state = made.result()
+    if recipe.mesh.devices.flat[0].platform == "cpu":
+        compat.keep_pages()
+        made_step = made_step._replace(run=one_at_a_time(made_step.program))
+    return made_step, state
+
+
+LARGE = 2**27  # bytes of temporaries
+
+
+def one_at_a_time(program: jax.stages.Compiled) -> step.TrainStep:
+    """The program, returned from when it has ended: two in flight are no quicker on CPU.
+
+    They would hold the temporaries of two steps. What comes out is there a moment before the
+    temporaries are given back, so where they are large the next step waits for that as well.
+    """
+    pause = 0.003 if costs.memory(program)["temporaries"] > LARGE else 0.0
+
+    def run(state: states.TrainState, batch: step.Batch) -> tuple[states.TrainState, step.Metrics]:
+        out = jax.block_until_ready(program(state, batch))
+        time.sleep(pause)
+        return out
+
+    return run

@@ -1,0 +1,85 @@
+"""How fast a run is, and a profiler's trace of a window of its steps."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import jax
+from etils import epath
+
+from bigmodel import costs
+from bigmodel import recipe as recipes
+
+
+class Meter:
+    """Tokens per second, utilisation and waiting since the last reading."""
+
+    def __init__(self, recipe: recipes.Recipe):
+        devices = recipe.mesh.devices
+        self.tokens_per_step = recipe.batch * recipe.config.data.length
+        self.flops_per_token = flops_per_token(recipe)
+        self.peak = costs.peak_flops(devices.flat[0].device_kind)
+        self.devices = int(devices.size)
+        self.at: int | None = None
+        self.since = time.perf_counter()
+        self.waited = 0.0
+
+    def read(self, at: int, waited_seconds: float) -> dict[str, float]:
+        """Figures of the steps since the last call; the first call has none: it compiled."""
+        now = time.perf_counter()
+        steps, seconds = at - (self.at or at), now - self.since
+        waited = waited_seconds - self.waited
+        self.at, self.since, self.waited = at, now, waited_seconds
+        if steps <= 0:
+            return {}
+        rate = steps * self.tokens_per_step / seconds
+        found = {
+            "tokens_per_second": rate,
+            "step_seconds": seconds / steps,
+            "data_wait_share": min(waited / seconds, 1.0),
+        }
+        if self.peak and self.flops_per_token:
+            found["mfu"] = rate * self.flops_per_token / (self.peak * self.devices)
+        return found
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within it time does not count: evaluation and saving are no steps."""
+        began = time.perf_counter()
+        yield
+        self.since += time.perf_counter() - began
+
+
+def flops_per_token(recipe: recipes.Recipe) -> float | None:
+    """Model FLOPs of a trained token; None for a model of the config's own."""
+    if recipe.config.model.name != "decoder":
+        return None
+    return costs.train_flops(recipe.fields, length=recipe.config.data.length).total
+
+
+class Trace:
+    """Records a window of steps with jax's profiler (for TensorBoard, xprof or Perfetto)."""
+
+    def __init__(self, folder: epath.Path, start: int, steps: int):
+        self.folder, self.window, self.records = folder, range(start, start + steps), False
+
+    @contextlib.contextmanager
+    def step(self, at: int) -> Iterator[None]:
+        """Around step `at`; a run that goes on inside the window records what is left of it."""
+        if at not in self.window:
+            yield
+            return
+        if not self.records:
+            jax.profiler.start_trace(str(self.folder))
+            self.records = True
+        with jax.profiler.StepTraceAnnotation("train", step_num=at):
+            yield
+        if at == self.window[-1]:
+            self.close()
+
+    def close(self) -> None:
+        """Ends the record, also that of a run that ends inside the window."""
+        if self.records:
+            jax.effects_barrier()
+            jax.profiler.stop_trace()
+            self.records = False

@@ -1,0 +1,101 @@
+"""One step: gradients of an objective, an optimizer's update, the next state."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bigmodel import trees
+from bigmodel.objectives import Objective
+from bigmodel.train.state import TrainState
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+def make_train_step(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    accumulate: int = 1,
+) -> TrainStep:
+    """Binds the choices of a run; the result is ready for `jax.jit`."""
+
+    def loss_sum(params, frozen, batch, rng):
+        return objective(trees.merge(params, frozen), batch, rng)
+
+    gradient = accumulated(jax.value_and_grad(loss_sum, has_aux=True), accumulate)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        rng = jax.random.fold_in(state.rng, state.step)
+        (loss, sums), grads = gradient(state.params, state.frozen, batch, rng)
+        weight = jnp.maximum(sums["weight"], 1.0)  # a batch of nothing but padding changes nothing
+        grads = trees.scale(grads, 1 / weight)  # per token of the whole mesh, not per shard
+
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+
+        metrics = {
+            "loss": loss / weight,
+            "grad_norm": optax.tree.norm(grads),
+            "param_norm": optax.tree.norm(params),
+            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+            "weight": sums["weight"],
+        }
+        return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
+
+    return train_step
+
+
+def accumulated(gradient: Callable[..., Any], times: int) -> Callable[..., Any]:
+    """The gradient function over `times` parts of the batch, one after another: the same sums.
+
+    Part i holds the rows i, i + times, i + 2 times, ...: each device cuts the rows that it has.
+    """
+    if times == 1:
+        return gradient
+
+    def summed(params, frozen, batch, rng):
+        def part(x):
+            return jnp.moveaxis(x.reshape(x.shape[0] // times, times, *x.shape[1:]), 1, 0)
+
+        def step(total, rows):
+            value, grads = gradient(params, frozen, rows, rng)
+            grads = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
+            return jax.tree.map(jnp.add, total, (value, grads)), None
+
+        parts = jax.tree.map(part, batch)
+        first = jax.tree.map(lambda x: x[0], parts)
+        value, _ = jax.eval_shape(gradient, params, frozen, first, rng)
+        value = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), value)
+        grads = jax.tree.map(lambda p: jnp.zeros_like(p, jnp.float32), params)
+        return jax.lax.scan(step, (value, grads), parts)[0]
+
+    return summed
+
+
+def with_average(train_step: TrainStep, decay: float) -> TrainStep:
+    """The step, and `ema` moved a (1 - decay)-th of the way to the new parameters."""
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        state, metrics = train_step(state, batch)
+        average = optax.incremental_update(state.params, state.ema, 1 - decay)
+        return state.replace(ema=average), metrics
+
+    return step
+
+
+def skipping_nonfinite(train_step: TrainStep) -> TrainStep:
+    """The step, undone (but for its number) where the loss or the gradient is not finite."""
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        after, metrics = train_step(state, batch)
+        good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+        chosen = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, state)
+        metrics |= {"skipped": 1.0 - good.astype(jnp.float32)}
+        return chosen.replace(step=after.step), metrics
+
+    return step

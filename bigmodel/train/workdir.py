@@ -1,0 +1,145 @@
+"""What a workdir holds beside checkpoints and metrics: the config, and what made the run."""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+from typing import Any
+
+import jax
+from etils import epath
+
+import bigmodel
+from bigmodel import config
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "libtpu")
+# A line before the stored file's text that says how it was called.
+HEADER = "# bigmodel-config: "
+
+
+def write(folder: epath.Path, loaded: config.Loaded, provenance: dict[str, Any]) -> None:
+    """Stores the resolved config, the file that it came from, and the provenance."""
+    folder.mkdir(parents=True, exist_ok=True)
+    call = {"path": loaded.path, "argument": loaded.argument, "overrides": loaded.overrides}
+    (folder / "config.json").write_text(config.to_json(loaded.config) + "\n")
+    (folder / "config.py").write_text(f"{HEADER}{json.dumps(call)}\n{loaded.text}")
+    (folder / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
+
+
+def read(folder: str | epath.Path, *, extensions: bool = True) -> config.Loaded:
+    """The config that a workdir holds.
+
+    Args:
+        folder: the workdir.
+        extensions: runs the stored config file again, as the config's own builders need; False
+            reads the values alone and runs no code.
+
+    Raises:
+        InputError: the folder is no workdir.
+    """
+    folder = epath.Path(folder)
+    if not (folder / "config.json").exists():
+        raise config.InputError(
+            f"--workdir {str(folder)!r} holds no config.json: it is no folder that "
+            f"`bigmodel train` has written."
+        )
+    values = config.from_json((folder / "config.json").read_text())
+    header, _, text = (folder / "config.py").read_text().partition("\n")
+    if not extensions or not text.strip():
+        return config.Loaded(config=values, text="", path=str(folder))
+    call = json.loads(header.removeprefix(HEADER))
+    loaded = config.load_text(text, call["argument"], call["overrides"], call["path"])
+    # The values as they were: defaults may have moved since. The code is for the extensions.
+    return dataclasses.replace(loaded, config=values)
+
+
+def provenance(mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    """Versions, revision, device kind and settings that made a run."""
+    devices = mesh.devices
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "bigmodel": bigmodel.__version__,
+        "git": revision(),
+        "python": platform.python_version(),
+        "packages": versions,
+        "device": devices.flat[0].device_kind,
+        "devices": int(devices.size),
+        "processes": jax.process_count(),
+        "mesh": dict(mesh.shape),
+        "command": sys.argv,
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "flop_convention": "6 per parameter of the matrix products and token, attention halved "
+        "where it is causal",
+    }
+
+
+def revision() -> str:
+    """The revision of the code that runs, "+" after it where files were changed; or ""."""
+    here = pathlib.Path(bigmodel.__file__).parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        head = git("rev-parse", "HEAD")
+        return head + ("+" if head and git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+# What a resumed run must share with the run that it goes on from, and why.
+BINDING = {
+    "seed": "other samples and masks",
+    "batch": "the step would not be the same position in the data",
+    "data": "other samples",
+    "model": "other parameters",
+    "optimizer": "another state",
+}
+# Of those, what may change: where and how numbers are computed, not which.
+FREE = (
+    *("model.dtype", "model.remat", "model.remat_save", "model.remat_offload", "model.scan"),
+    *("model.attention", "data.cache_dir", "data.workers"),
+    *("optimizer.clip", "optimizer.weight_decay", "optimizer.b1", "optimizer.b2", "optimizer.eps"),
+)
+
+
+def facts(loaded: config.Loaded, tokenizer: str, rows: str) -> dict[str, Any]:
+    """What a checkpoint remembers of its run, to be held against one that goes on from it."""
+    values = loaded.config
+    kept = {
+        field: value
+        for field, value in config.flat(config.plain(values)).items()
+        if field.split(".")[0] in BINDING and field not in FREE
+    }
+    return {"config": kept, "tokenizer": tokenizer, "rows": rows}
+
+
+def check_resume(before: dict[str, Any], now: dict[str, Any], folder: str) -> None:
+    """Refuses to go on from a checkpoint of a run that was another one."""
+    if not before:
+        return
+    for field in sorted(set(before["config"]) | set(now["config"])):
+        was, is_now = before["config"].get(field), now["config"].get(field)
+        if was != is_now and (was or is_now):
+            raise config.InputError(
+                f"{field} = {is_now!r}, but the checkpoints in {folder} were made with {was!r} "
+                f"({BINDING[field.split('.')[0]]}). Set it back, or choose another --workdir."
+            )
+    for name, field in (("tokenizer", "data.tokenizer"), ("rows", "data.source")):
+        if before[name] != now[name]:
+            raise config.InputError(
+                f"{field}: its content is not what the checkpoints in {folder} were made with "
+                f"(fingerprint {before[name][:12]}, now {now[name][:12]}). Bring the old content "
+                f"back, or choose another --workdir."
+            )

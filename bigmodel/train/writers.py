@@ -1,0 +1,234 @@
+"""Where metrics go. A writer is a function `(step, {name: value})`; `close` ends what it holds.
+
+Names are paths such as "train/loss"; values are finite or not, but always plain numbers.
+"""
+
+import concurrent.futures
+import contextlib
+import json
+import math
+import numbers
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TextIO
+
+from etils import epath
+
+Values = Mapping[str, float]
+Writer = Callable[[int, Values], None]
+
+METRICS = "metrics.jsonl"
+PART = "metrics-{:09d}.jsonl"  # of remote folders, where no file can grow
+PART_SECONDS = 20.0
+PART_LINES = 5000
+RESUMED = "resumed_from"  # in a part's first line: rows of later steps in earlier parts are void
+
+
+@contextlib.contextmanager
+def open_writers(
+    folder: epath.PathLike,
+    *,
+    step: int = 0,
+    process: int = 0,
+    tensorboard: bool = True,
+    wandb: str = "",
+    config: Mapping[str, Any] | None = None,
+    extra: Sequence[Writer] = (),
+) -> Iterator[Writer]:
+    """One writer that writes to all; on processes other than 0 one that does nothing.
+
+    Args:
+        folder: the workdir.
+        step: of the checkpoint that the run goes on from; what was written after it is void.
+        wandb: the project's name at Weights & Biases; "" for none.
+        config: what Weights & Biases shows as the run's config.
+        extra: further writers, such as the console's.
+    """
+    if process != 0:
+        yield nothing
+        return
+    with contextlib.ExitStack() as stack:
+        folder = epath.Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = [stack.enter_context(jsonl(folder, step=step))]
+        if tensorboard:
+            opened.append(stack.enter_context(tensorboard_events(folder, step=step)))
+        if wandb:
+            opened.append(stack.enter_context(weights_and_biases(folder, wandb, config or {})))
+        yield to_all([*opened, *extra])
+
+
+def to_all(writers: Sequence[Writer]) -> Writer:
+    def write(step: int, values: Values) -> None:
+        for writer in writers:
+            writer(step, values)
+
+    return write
+
+
+def nothing(step: int, values: Values) -> None:
+    """The writer of every process but the first."""
+
+
+def console(stream: TextIO = sys.stdout) -> Writer:
+    """One plain line a call."""
+
+    def write(step: int, values: Values) -> None:
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        print(f"step {step:,}  {shown}", file=stream, flush=True)
+
+    return write
+
+
+@contextlib.contextmanager
+def jsonl(folder: epath.Path, step: int = 0) -> Iterator[Writer]:
+    """One JSON object a line: {"step": 10, "train/loss": 2.5}; NaN and infinities as null.
+
+    Locally one file that grows by whole lines; rows after `step` are cut off first, as the run
+    goes through those steps again. On remote folders numbered parts, of which the first of each
+    start says which earlier rows it voids; a crash loses seconds of them. `rows` reads both.
+    """
+    with (local_lines if is_local(folder) else remote_parts)(folder, step) as add:
+
+        def write(step: int, values: Values) -> None:
+            row = {name: plain(value) for name, value in values.items()}
+            add(json.dumps({"step": step, **row}))
+
+        yield write
+
+
+def rows(folder: epath.PathLike) -> list[dict[str, Any]]:
+    """All rows that count, as written; not a line cut short, nor one that a resume made void."""
+    folder = epath.Path(folder)
+    parts = sorted(folder.glob("metrics-*.jsonl"), key=lambda path: path.name)
+    found: list[dict[str, Any]] = []
+    for path in [folder / METRICS, *parts]:
+        for row in map(parse, read_lines(path)):
+            if row is not None and RESUMED in row:
+                found = [earlier for earlier in found if earlier["step"] <= row[RESUMED]]
+            elif row is not None:
+                found.append(row)
+    return found
+
+
+@contextlib.contextmanager
+def tensorboard_events(folder: epath.Path, step: int = 0) -> Iterator[Writer]:
+    """TensorBoard event files; those of steps after `step` are marked as purged."""
+    import tensorboardX
+
+    events = tensorboardX.SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+
+    def write(step: int, values: Values) -> None:
+        for name, value in values.items():
+            events.add_scalar(name, float(value), step)
+        events.flush()
+
+    try:
+        yield write
+    finally:
+        events.close()
+
+
+@contextlib.contextmanager
+def weights_and_biases(
+    folder: epath.Path, project: str, config: Mapping[str, Any]
+) -> Iterator[Writer]:
+    """Weights & Biases, if it is installed; without a key it writes to disk and asks nothing."""
+    try:
+        import wandb  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        print("wandb is not installed: pip install wandb. Going on without.", file=sys.stderr)
+        yield nothing
+        return
+    key = os.environ.get("WANDB_API_KEY") or getattr(wandb.api, "api_key", None)
+    mode = os.environ.get("WANDB_MODE") or ("online" if key else "offline")
+    local = str(folder) if is_local(folder) else None
+    name = folder.name
+    run = wandb.init(
+        project=project,
+        name=name,
+        id=name,
+        resume="allow",
+        dir=local,
+        mode=mode,
+        config=dict(config),
+    )
+    try:
+        yield lambda step, values: run.log(dict(values), step=step)
+    finally:
+        run.finish()
+
+
+@contextlib.contextmanager
+def local_lines(folder: epath.Path, step: int) -> Iterator[Callable[[str], None]]:
+    path = folder / METRICS
+    if path.exists():
+        kept = [line for line in read_lines(path) if (row := parse(line)) and row["step"] <= step]
+        unfinished = folder / f"{METRICS}.tmp"
+        unfinished.write_text("".join(f"{line}\n" for line in kept))
+        unfinished.replace(path)
+    with open(path, "a", encoding="utf-8") as file:
+
+        def add(line: str) -> None:
+            file.write(f"{line}\n")
+            file.flush()
+
+        yield add
+
+
+@contextlib.contextmanager
+def remote_parts(folder: epath.Path, step: int) -> Iterator[Callable[[str], None]]:
+    """The open part is written anew, whole and on a thread, every `PART_SECONDS`."""
+    number = 1 + max((int(path.stem[8:]) for path in folder.glob("metrics-*.jsonl")), default=-1)
+    lines = [json.dumps({RESUMED: step})]
+    written = time.monotonic()
+
+    with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="metrics") as thread:
+
+        def flush() -> None:
+            if not lines:
+                return
+            text = "".join(f"{line}\n" for line in lines)
+            thread.submit((folder / PART.format(number)).write_text, text)
+
+        def add(line: str) -> None:
+            nonlocal number, written
+            lines.append(line)
+            if time.monotonic() - written > PART_SECONDS:
+                flush()
+                written = time.monotonic()
+                if len(lines) >= PART_LINES:
+                    number += 1
+                    lines.clear()
+
+        try:
+            yield add
+        finally:
+            flush()
+
+
+def read_lines(path: epath.Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def parse(line: str) -> dict[str, Any] | None:
+    """A row, or None for a line that a crash has cut."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and ("step" in row or RESUMED in row) else None
+
+
+def plain(value: Any) -> float | int | None:
+    """A number that JSON knows."""
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    value = float(value)
+    return value if math.isfinite(value) else None
+
+
+def is_local(folder: epath.Path) -> bool:
+    return "://" not in str(folder)

@@ -1,0 +1,83 @@
+"""Pytrees of arrays by path: names "a/b/c", maps and masks over them, split and merge, counts."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Tree = Any
+
+
+def name(path: tuple) -> str:
+    """A key path as "a/b/c"; attributes, dict keys and indices look alike."""
+    return "/".join(
+        str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path
+    )
+
+
+def paths(tree: Tree) -> Tree:
+    """The same tree with each leaf replaced by its path "a/b/c"."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: name(path), tree)
+
+
+def map_with_path(function: Callable[..., Any], tree: Tree, *rest: Tree, is_leaf=None) -> Tree:
+    """`jax.tree.map` whose function also gets the leaf's path as its first argument."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, *leaves: function(name(path), *leaves), tree, *rest, is_leaf=is_leaf
+    )
+
+
+def flatten(tree: Tree, is_leaf=None) -> dict[str, Any]:
+    """A tree as a flat dict "a/b/c" -> leaf, in the tree's own order."""
+    return {name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf)}
+
+
+def split(tree: dict, pattern: str) -> tuple[dict, dict]:
+    """Nested dicts cut in two: leaves whose path the regular expression finds, and the rest.
+
+    The halves keep only the branches that hold a leaf, so that `merge` is the inverse.
+    """
+    found: dict = {}
+    rest: dict = {}
+    for path, leaf in flatten(tree).items():
+        *parents, last = path.split("/")
+        branch = found if re.search(pattern, path) else rest
+        for parent in parents:
+            branch = branch.setdefault(parent, {})
+        branch[last] = leaf
+    return found, rest
+
+
+def merge(first: dict, second: dict) -> dict:
+    """The union of two nested dicts that share no leaf; the inverse of `split`."""
+    merged = dict(first)
+    for key, value in second.items():
+        if key not in merged:
+            merged[key] = value
+        elif isinstance(value, dict) and isinstance(merged[key], dict):
+            merged[key] = merge(merged[key], value)
+        else:
+            raise ValueError(f"merge: both trees hold {key!r}; two halves must not share a leaf")
+    return {key: merged[key] for key in sorted(merged)}
+
+
+def scale(tree: Tree, factor: jax.Array | float) -> Tree:
+    """Each leaf times `factor`, in the leaf's own dtype."""
+    return jax.tree.map(lambda leaf: (leaf * factor).astype(leaf.dtype), tree)
+
+
+def add(first: Tree, second: Tree) -> Tree:
+    return jax.tree.map(jnp.add, first, second)
+
+
+def count(tree: Tree) -> int:
+    """Number of elements of all leaves (arrays or shapes)."""
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+
+
+def size_in_bytes(tree: Tree) -> int:
+    """Bytes of all leaves (arrays or shapes)."""
+    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,70 @@
+"""What bigmodel needs, and its command."""
+
+import pathlib
+import re
+
+import setuptools
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "bigmodel/__init__.py").read_text())
+README = HERE / "README.md"
+
+REQUIRES = [
+    "absl-py>=2.5",
+    "array-record>=0.8",
+    "etils[epath]>=1.15",
+    "flax>=0.12",
+    "grain>=0.2.18",
+    "jax>=0.10,<0.13",  # 0.10 is the last line for Python 3.11
+    "matplotlib>=3.11",
+    "ml-collections>=1.1",
+    "numpy>=2.4",
+    "optax>=0.2.8",
+    "orbax-checkpoint>=0.12",
+    "pyarrow>=26",
+    "rich>=15",
+    "sentencepiece>=0.2.1",
+    "tensorboardX>=2.6",
+    "tensorflow-datasets>=4.9.10",
+    "tokenizers>=0.23",
+    "zstandard>=0.25",
+]
+
+EXTRAS = {
+    "cuda": ["jax[cuda12]"],
+    "tpu": ["jax[tpu]"],
+    "plan": ["libtpu"],  # the TPU compiler, for machines without a TPU
+    "text": ["sacrebleu"],
+    "audio": ["jiwer", "soundfile"],
+    "image": ["pillow"],
+    "dev": [
+        "hypothesis>=6",
+        "mkdocs-material>=9",
+        "mypy>=2.4",
+        "pytest>=9",
+        "pytest-xdist>=3.8",
+        "ruff>=0.17",
+    ],
+}
+
+setuptools.setup(
+    name="bigmodel",
+    version=VERSION[1] if VERSION else "0",
+    description="Trains large transformers in JAX across TPU and GPU meshes, from one config file",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    python_requires=">=3.11,<3.14",
+    packages=setuptools.find_packages(include=["bigmodel", "bigmodel.*"]),
+    package_data={"bigmodel": ["py.typed"]},
+    install_requires=REQUIRES,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["bigmodel = bigmodel.__main__:main"]},
+)

@@ -1,0 +1,21 @@
+"""Eight CPU devices in every test, so that each may build a mesh."""
+
+import os
+import pathlib
+
+DEVICES = "--xla_force_host_platform_device_count"
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+if DEVICES not in os.environ.get("XLA_FLAGS", ""):  # set before jax is imported, by whomever
+    # Programs of tests run for milliseconds: unoptimised they compile twice as fast.
+    flags = f"{DEVICES}=8 --xla_backend_optimization_level=0"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+
+# What runs prepare and compile is kept between tests, and out of the user's own cache.
+os.environ.setdefault("BIGMODEL_CACHE", os.path.abspath(".pytest_cache/bigmodel"))
+
+
+def pytest_terminal_summary(terminalreporter):
+    files = list(pathlib.Path(__file__).parent.parent.glob("bigmodel/**/*.py"))
+    lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files)
+    terminalreporter.write_line(f"bigmodel is {lines:,} lines in {len(files)} files")

@@ -1,0 +1,232 @@
+"""Laws of the decoder, over a table of every published kind (variants.py)."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.core import meta
+
+from tests.models.variants import (
+    VARIANTS,
+    VOCAB,
+    WIDTH,
+    T,
+    batch,
+    gradient_program,
+    make,
+    of_documents,
+    outputs_of,
+    params,
+    program,
+)
+from tests.quick import jit
+
+over_variants = pytest.mark.parametrize("name", VARIANTS)
+
+
+def assert_close(found, wanted, tolerance=1e-4):
+    np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=tolerance)
+
+
+def weights(shape=(2, T)):
+    """Of a sum in which no position or element cancels another."""
+    draw = np.random.default_rng(1)
+    return [draw.normal(size=(*shape, n)).astype(np.float32) for n in (WIDTH, VOCAB)]
+
+
+@functools.cache
+def gradient(name):
+    grads, outputs = program(name)(params(name), batch(), *weights())
+    return outputs["logits"], grads
+
+
+@over_variants
+def test_no_gradient_flows_back_from_a_later_token(name):
+    """d hidden[t] / d embedding of token s is zero exactly where s > t."""
+    given = batch() | {"tokens": np.arange(2 * T, dtype=np.int32).reshape(2, T)}  # each token once
+    of_hidden, of_logits = weights()
+    strength = np.zeros((T, T))
+    for t in range(T):
+        at_t = (np.arange(T) == t)[None, :, None]
+        grads, _ = program(name)(params(name), given, of_hidden * at_t, 0 * of_logits)
+        strength[t] = np.abs(grads["embed"]["table"][:T]).sum(-1)
+    reach = np.tril(np.ones((T, T), bool))
+    if name == "mistral":  # three layers that see two tokens back each
+        reach &= np.triu(np.ones((T, T), bool), -6)
+    assert (strength[~reach] == 0).all()
+    assert (strength[reach] > 0).all()
+
+
+@over_variants
+def test_scanned_layers_are_the_unrolled_ones_in_value_and_gradient(name):
+    logits, grads = gradient(name)
+    unrolled = gradient_program(make(name, scan=False))
+    other_grads, outputs = unrolled(params(name), batch(), *weights())
+    assert_close(outputs["logits"], logits)
+    jax.tree.map(lambda a, b: assert_close(a, b, 1e-3), other_grads, grads)
+
+
+@over_variants
+def test_every_parameter_has_a_gradient(name):
+    for path, grad in jax.tree_util.tree_leaves_with_path(gradient(name)[1]):
+        assert np.isfinite(grad).all(), path
+        of_key_bias = [key.key for key in path[-2:]] == ["key", "bias"]
+        # Without rotation a bias of all keys changes no choice between them.
+        assert np.abs(grad).max() > 0 or of_key_bias, path
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        dict(remat="full"),
+        dict(remat="dots"),
+        dict(remat="attention"),
+        dict(remat="names", remat_save=("attention", "up")),
+        dict(remat="full", scan=False),
+    ],
+    ids=str,
+)
+def test_recomputing_activations_changes_nothing(more):
+    logits, grads = gradient("gpt")
+    again = gradient_program(make("gpt", **more))
+    other_grads, outputs = again(params("gpt"), batch(), *weights())
+    assert_close(outputs["logits"], logits, 1e-5)
+    jax.tree.map(lambda a, b: assert_close(a, b, 1e-4), other_grads, grads)
+
+
+def kept_bytes(**more):
+    """What is kept of six layers between the way forward and the way back."""
+    model, values = make("gpt", layers=6, **more), params("gpt")
+
+    def pullback(layers):
+        run = lambda layers: model.apply(values | {"layers": layers}, batch(rows=8))["hidden"]  # noqa: E731
+        return jax.vjp(run, layers)[1]
+
+    stack = jax.tree.map(lambda x: np.repeat(x, 3, axis=0), values["layers"])
+    kept = jax.tree.leaves(jax.eval_shape(pullback, stack))
+    return sum(x.size * x.dtype.itemsize for x in kept)
+
+
+def test_policies_keep_less_the_more_they_recompute():
+    kept = {policy: kept_bytes(remat=policy) for policy in ("none", "attention", "dots", "full")}
+    kept["names"] = kept_bytes(remat="names", remat_save=("attention",))
+    assert kept["none"] > kept["attention"] > kept["dots"] > kept["names"] > kept["full"]
+
+
+@over_variants
+def test_packed_documents_are_as_if_alone(name):
+    documents = [np.arange(5) + 2, np.arange(7)[::-1] + 9]
+    packed = outputs_of(name, of_documents([documents, documents[::-1]]))["logits"]
+    alone = outputs_of(name, of_documents([documents[:1], documents[1:]]))["logits"]
+    assert_close(packed[0, :5], alone[0, :5])
+    assert_close(packed[0, 5:], alone[1, :7])
+    assert_close(packed[1, :7], alone[1, :7])
+    assert_close(packed[1, 7:], alone[0, :5])
+
+
+@over_variants
+def test_what_stands_in_the_padding_changes_nothing(name):
+    padded = of_documents([[np.arange(5)], [np.arange(9)]])
+    logits = outputs_of(name, padded)["logits"]
+    real = padded["segments"] > 0
+    again = outputs_of(name, padded | {"tokens": np.where(real, padded["tokens"], 17)})["logits"]
+    np.testing.assert_array_equal(logits[real], again[real])
+    assert np.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("name", ["gpt", "llama", "original"])
+def test_only_tokens_are_needed(name):
+    alone = jit(make(name).apply)(params(name), {"tokens": batch()["tokens"]})
+    assert_close(alone["logits"], outputs_of(name, batch())["logits"], 1e-5)
+
+
+@pytest.mark.parametrize(
+    "name, at_a_time", [*((name, 4) for name in VARIANTS), ("gpt", 1), ("gemma3", 1)]
+)
+def test_cached_decoding_is_the_whole_forward_pass_position_by_position(name, at_a_time):
+    """Prompts of different length are padded at their left and continued together."""
+    model, values = make(name), params(name)
+    rows = [np.arange(n) * 5 % VOCAB for n in (T, T - 3)]
+    whole = outputs_of(name, of_documents([[row] for row in rows]))["logits"]
+
+    column = np.arange(T)[None] - np.array([[0], [3]])  # position; negative in the padding
+    laid = {
+        "tokens": np.stack([np.pad(row, (T - len(row), 0), constant_values=1) for row in rows]),
+        "segments": (column >= 0).astype(np.int32),
+        "positions": np.maximum(column, 0),
+    }
+    laid = jax.tree.map(np.int32, laid)
+
+    step = jit(model.apply)
+    cache, found = jit(model.new_cache, static_argnums=2)(values, laid, T + 2), []
+    for start in range(0, T, at_a_time):
+        columns = slice(start, start + at_a_time)
+        outputs = step(values, {key: x[:, columns] for key, x in laid.items()}, None, cache)
+        cache = outputs["cache"]
+        found.append(outputs["logits"])
+    assert int(cache["index"]) == T
+    found = np.concatenate(found, axis=1)
+    assert_close(found[0], whole[0], 2e-4)
+    assert_close(found[1, 3:], whole[1, : T - 3], 2e-4)
+
+
+def test_a_cache_is_written_at_its_index_alone_and_its_layers_lead():
+    model, values = make("llama"), params("llama")
+    cache = model.new_cache(values, batch(), 20)
+    assert cache["key"].shape == cache["value"].shape == (2, 2, 20, 2, 4)
+    outputs = jit(model.apply)(values, batch(), None, cache | {"index": jnp.int32(3)})
+    key = np.asarray(outputs["cache"]["key"])
+    assert (key[:, :, :3] == 0).all()
+    assert (key[:, :, 3:15] != 0).any((-1, -2)).all()
+    assert (key[:, :, 15:] == 0).all()
+
+
+@over_variants
+@pytest.mark.parametrize(
+    "dtype, param_dtype", [("bfloat16", "float32"), ("float32", "bfloat16")], ids=str
+)
+def test_parameters_are_of_their_dtype_and_outputs_of_the_other(name, dtype, param_dtype):
+    model = make(name, dtype=dtype, param_dtype=param_dtype)
+
+    def whole(key):
+        params = meta.unbox(model.init(key, batch()))
+        return params, model.apply(params, batch())
+
+    made, outputs = jax.eval_shape(whole, jax.random.key(0))
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(made)} == {param_dtype}
+    assert outputs["hidden"].dtype == dtype
+    assert outputs["logits"].dtype == jnp.float32
+
+
+@pytest.mark.parametrize("name", ["gpt", "gemma2"])
+def test_bfloat16_is_close_to_float32(name):
+    exact = np.asarray(outputs_of(name, batch())["logits"])
+    rounded = jit(make(name, dtype="bfloat16").apply)(params(name), batch())["logits"]
+    assert np.linalg.norm(rounded - exact) < 0.03 * np.linalg.norm(exact)
+
+
+def test_a_logit_softcap_bounds_the_logits_and_keeps_their_order():
+    capped = outputs_of("gemma2", batch())["logits"]
+    free = jit(make("gemma2", logit_softcap=0.0).apply)(params("gemma2"), batch())["logits"]
+    assert np.abs(capped).max() < 1.0 < np.abs(free).max()
+    assert_close(capped, np.tanh(np.asarray(free)), 1e-5)
+
+
+def test_a_window_is_felt_where_the_text_is_longer():
+    wide = jit(make("gemma2", window=T).apply)(params("gemma2"), batch())["logits"]
+    narrow = outputs_of("gemma2", batch())["logits"]
+    assert_close(wide[:, :4], narrow[:, :4], 1e-5)
+    assert np.abs(wide[:, 5:] - narrow[:, 5:]).max() > 1e-2
+
+
+def test_local_layers_turn_by_their_own_base():
+    """Only the one global layer in three feels the global base."""
+    other = jit(make("gemma3", rope_theta=1e4, rope_factor=1.0, pattern=("local",)).apply)
+    all_local = jit(make("gemma3", pattern=("local",)).apply)
+    given = params("gemma3"), batch()
+    assert_close(other(*given)["logits"], all_local(*given)["logits"], 1e-6)
+    assert (
+        np.abs(all_local(*given)["logits"] - outputs_of("gemma3", batch())["logits"]).max() > 1e-3
+    )

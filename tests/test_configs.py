@@ -1,0 +1,133 @@
+"""Laws of the configs: every size is the published model, and every file's tiny one trains."""
+
+import ast
+import math
+import pathlib
+import runpy
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from flax import linen as nn
+
+from bigmodel import config, costs, objectives, recipe, trees
+from bigmodel.models import decoder
+
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+
+# GPT-2: openai-community/gpt2*, the weights counted. GPT-3: worked out from table 2.1; the paper
+# says 174,600 million (table D.1). All others: `safetensors.total` of the models on Hugging Face;
+# Gemma 3 of 4B and more: total, less the vision tower (416,866,032) and its projector (1152 width +
+# 1152), so 4,300,079,472, 12,187,325,040 and 27,432,406,640 become those below.
+PUBLISHED_PARAMETERS = {
+    "gpt.py:124m": 124_439_808,
+    "gpt.py:355m": 354_823_168,
+    "gpt.py:774m": 774_030_080,
+    "gpt.py:1.5b": 1_557_611_200,
+    "gpt.py:175b": 174_604_259_328,
+    "llama.py:1b": 1_235_814_400,
+    "llama.py:3b": 3_212_749_824,
+    "llama.py:8b": 8_030_261_248,
+    "llama.py:70b": 70_553_706_496,
+    "llama.py:405b": 405_853_388_800,
+    "llama.py:2-7b": 6_738_415_616,
+    "llama.py:2-13b": 13_015_864_320,
+    "llama.py:2-70b": 68_976_648_192,
+    "mistral.py:7b": 7_241_732_096,
+    "qwen.py:2.5-0.5b": 494_032_768,
+    "qwen.py:2.5-1.5b": 1_543_714_304,
+    "qwen.py:2.5-3b": 3_085_938_688,
+    "qwen.py:2.5-7b": 7_615_616_512,
+    "qwen.py:2.5-14b": 14_770_033_664,
+    "qwen.py:2.5-32b": 32_763_876_352,
+    "qwen.py:2.5-72b": 72_706_203_648,
+    "qwen.py:3-0.6b": 596_049_920,
+    "qwen.py:3-1.7b": 1_720_574_976,
+    "qwen.py:3-4b": 4_022_468_096,
+    "qwen.py:3-8b": 8_190_735_360,
+    "qwen.py:3-14b": 14_768_307_200,
+    "qwen.py:3-32b": 32_762_123_264,
+    "gemma.py:2-2b": 2_614_341_888,
+    "gemma.py:2-9b": 9_241_705_984,
+    "gemma.py:2-27b": 27_227_128_320,
+    "gemma.py:3-1b": 999_885_952,
+    "gemma.py:3-4b": 3_880_263_168,
+    "gemma.py:3-12b": 11_766_034_176,
+    "gemma.py:3-27b": 27_009_346_304,
+}
+
+FILES = sorted(path.name for path in CONFIGS.glob("*.py"))
+SIZES = {
+    f"{file}:{size}": size
+    for file in FILES
+    for size in runpy.run_path(str(CONFIGS / file)).get("SIZES", {})
+}
+TINY = [name for name, size in SIZES.items() if size == "tiny"]
+
+
+def load(name: str) -> config.Loaded:
+    return recipe.resolve(config.load(f"{CONFIGS}/{name}"))
+
+
+def model_of(name: str):
+    """The model's fields, its handle, and shapes of its parameters."""
+    fields = config.resolve(load(name).config.model, decoder.Decoder, "model")
+    model = decoder.make(**fields)
+    example = {"tokens": jax.ShapeDtypeStruct((1, 1), jnp.int32)}
+    return fields, model, nn.unbox(jax.eval_shape(model.init, jax.random.key(0), example))
+
+
+@pytest.mark.parametrize("name", PUBLISHED_PARAMETERS)
+def test_a_size_has_the_published_parameters(name):
+    fields, _, params = model_of(name)
+    assert trees.count(params) == PUBLISHED_PARAMETERS[name]
+    assert costs.parameters(fields) == PUBLISHED_PARAMETERS[name]
+
+
+def test_every_size_has_a_published_count():
+    assert sorted(set(SIZES) - set(TINY)) == sorted(PUBLISHED_PARAMETERS)
+
+
+def test_every_file_has_a_tiny_size_or_is_small_itself():
+    assert {name.partition(":")[0] for name in TINY} == set(FILES) - {"quickstart.py"}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_without_a_size_is_a_whole_config(file):
+    values = load(file).config
+    assert values.evals.validation.split == "validation"
+    assert values.schedule.warmup < values.steps
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_head_says_the_command_that_runs_it(file):
+    head = ast.get_docstring(ast.parse((CONFIGS / file).read_text()))
+    assert f"bigmodel train --config configs/{file}" in (head or "")
+
+
+@pytest.mark.parametrize("name", [*TINY, "quickstart.py"])
+def test_what_needs_no_download_learns(name):
+    values = load(name).config
+    assert (values.data.source, values.data.tokenizer) == ("python_stdlib", "bytes")
+    assert values.model.vocab >= 257
+    assert values.mesh.to_dict() == dict.fromkeys(values.mesh, 1)
+
+    _, model, params = model_of(name)
+    assert trees.count(params) < 5e6
+    objective = objectives.next_token(model)
+    tokens = jax.random.randint(jax.random.key(1), (2, 33), 0, 257)
+    batch = {"tokens": tokens[:, :-1], "targets": tokens[:, 1:]}
+
+    @jax.jit
+    def losses(key):
+        params = nn.unbox(model.init(key, batch))
+        (before, sums), grads = jax.value_and_grad(objective, has_aux=True)(params, batch, None)
+        norm = optax.tree.norm(grads)
+        moved = jax.tree.map(lambda p, g: p - 0.3 * g / norm, params, grads)
+        after, _ = objective(moved, batch, None)
+        return before / sums["weight"], after / sums["weight"]
+
+    before, after = losses(jax.random.key(0))
+    assert before == pytest.approx(math.log(values.model.vocab), rel=0.1)  # nothing known yet
+    assert after < before

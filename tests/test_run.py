@@ -1,0 +1,139 @@
+"""What a trained run can do, from Python and from the command."""
+
+import json
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bigmodel
+from bigmodel import config, run
+from tests import runs
+
+# A config whose optimizer is its own: no file of the library knows it.
+EXTENDED = (
+    runs.CONFIG.replace(
+        "def get_config():",
+        '''import optax
+
+
+def make_mine(learning_rate, axes, *, pull=0.5):
+    """Signs of gradients, pulled towards zero."""
+    return optax.chain(
+        optax.scale_by_sign(), optax.scale_by_learning_rate(lambda step: pull * learning_rate(step))
+    )
+
+
+EXTENSIONS = {"optimizer": {"mine": make_mine}}
+
+
+def get_config():''',
+    )
+    .replace("default_config()", "default_config(extensions=EXTENSIONS)")
+    .replace("return config", 'config.optimizer.update(name="mine", pull=0.25)\n    return config')
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("extended")
+    path = runs.write_config(folder, EXTENDED)
+    bigmodel.train(config.load(str(path), ["steps=10", "ema=0.5"]), folder / "run")
+    path.unlink()  # what the workdir keeps must be enough
+    return folder / "run"
+
+
+def test_an_optimizer_of_the_config_trains_and_is_found_again(trained):
+    losses = runs.losses(trained)
+    assert losses[10] < losses[1]
+    loaded = bigmodel.load(trained)
+    assert loaded.config.optimizer.pull == 0.25
+    assert "mine" in loaded.recipe.loaded.extensions["optimizer"]
+
+
+def test_values_can_be_read_without_running_the_stored_file(trained):
+    from bigmodel.train import workdir
+
+    assert workdir.read(trained, extensions=False).extensions == {}
+
+
+def test_a_loaded_run_applies_its_averaged_parameters(trained):
+    loaded = bigmodel.load(trained)
+    tokens = jnp.asarray(loaded.tokenizer.encode("The mesh"))[None]
+    outputs = loaded.apply(loaded.params, {"tokens": tokens})
+    assert outputs["logits"].shape == (1, 8, 264)
+    assert loaded.step == 10
+
+
+def test_evaluation_tells_bits_per_byte_beside_the_baselines(trained):
+    found = bigmodel.evaluate(trained)
+    assert found["step"] == 10
+    assert 0 < found["validation/bigram_bits_per_byte"] < found["validation/unigram_bits_per_byte"]
+    assert found["validation/bits_per_byte"] > 0
+
+
+def test_generation_is_reproduced_by_its_seed_and_streams_what_it_returns(trained):
+    told: dict[tuple[int, int], str] = {}
+
+    def on_text(prompt, sample, piece):
+        told[prompt, sample] = told.get((prompt, sample), "") + piece
+
+    options = dict(num_return_sequences=2, max_new_tokens=12, temperature=1.0)
+    once = bigmodel.generate(trained, ["The", "设备"], seed=1, on_text=on_text, **options)
+    again = bigmodel.generate(trained, ["The", "设备"], seed=1, **options)
+    other = bigmodel.generate(trained, ["The", "设备"], seed=2, **options)
+    assert once == again != other
+    assert [[told[p, s] for s in range(2)] for p in range(2)] == once
+
+
+def test_generation_on_a_mesh_gives_the_tokens_of_one_device(trained):
+    loaded = bigmodel.load(trained)
+    values = loaded.config.copy_and_resolve_references().unlock()
+    values.mesh.update(data=2, fsdp=2, tensor=2)
+    import dataclasses
+
+    from bigmodel import checkpoint, recipe
+    from bigmodel.train import state
+
+    there = recipe.make(dataclasses.replace(loaded.recipe.loaded, config=values.lock()))
+    with checkpoint.Checkpoints(trained / "checkpoints") as checkpoints:
+        params = checkpoints.restore({"ema": state.abstract(there).ema}).tree["ema"]
+    meshed = dataclasses.replace(loaded, recipe=there, params=params)
+    options = dict(max_new_tokens=8, temperature=0.0)
+    assert run.sample(meshed, ["The"], **options) == run.sample(loaded, ["The"], **options)
+
+
+def test_a_folder_that_is_no_workdir_is_refused(tmp_path):
+    with pytest.raises(config.InputError, match=r"holds no config.json"):
+        bigmodel.load(tmp_path)
+
+
+@pytest.mark.smoke
+def test_training_by_the_command_imports_no_tensorflow(tmp_path):
+    path = runs.write_config(tmp_path)
+    code = (
+        "import sys; from bigmodel.__main__ import main; "
+        f"status = main(['train', '--config', '{path}', '--workdir', '{tmp_path / 'run'}', "
+        "'--config.steps=2', '--config.data.source=python_stdlib', '--config.data.split=train', "
+        "'--config.log.tensorboard=True', '--config.evals={}']); "
+        "bad = [name for name in sys.modules if name.split('.')[0] in ('tensorflow', 'torch')]; "
+        "print('imported', bad); sys.exit(status)"
+    )
+    import os
+    import subprocess
+
+    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(runs.ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "imported []" in done.stdout
+    assert list((tmp_path / "run").glob("events.out.tfevents*"))
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["data"]["source"]
+    assert np.isfinite(list(runs.losses(tmp_path / "run").values())).all()

@@ -1,0 +1,66 @@
+"""Runs that are really stopped: SIGTERM, Ctrl-C and SIGKILL at any moment change nothing."""
+
+import random
+import signal
+import time
+
+import pytest
+
+from tests import runs
+
+STEPS = 60
+ARGUMENTS = (f"--config.steps={STEPS}", "--config.checkpoint.every=5")
+
+
+def arguments(folder, name):
+    return ("train", "--config", folder / "config.py", "--workdir", folder / name, *ARGUMENTS)
+
+
+def wait_for_step(process, run, step):
+    """Until a run has written the metrics of a step, or has ended."""
+    until = time.monotonic() + 120
+    while process.poll() is None and max(runs.losses(run), default=0) < step:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    runs.write_config(folder)
+    printed = runs.finish(runs.start(*arguments(folder, "run")))
+    assert "\x1b" not in printed  # plain lines in a pipe
+    assert "\r" not in printed
+    return folder
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_run_that_is_asked_to_stop_saves_and_goes_on(undisturbed, number, status):
+    run = undisturbed / number.name
+    process = runs.start(*arguments(undisturbed, number.name))
+    wait_for_step(process, run, 7)
+    process.send_signal(number)
+    told = runs.finish(process, status)
+    assert "stopped by" in told
+    assert "Traceback" not in told
+    assert len(list((run / "checkpoints").iterdir())) >= 1
+    runs.finish(runs.start(*arguments(undisturbed, number.name)))
+    assert runs.losses(run) == runs.losses(undisturbed / "run")
+
+
+def test_a_run_that_is_killed_at_random_moments_ends_bit_for_bit_the_same(undisturbed):
+    moments = random.Random(0)
+    run = undisturbed / "killed"
+    for _ in range(4):
+        process = runs.start(*arguments(undisturbed, "killed"))
+        wait_for_step(process, run, max(runs.losses(run), default=0) + moments.randint(2, 12))
+        time.sleep(
+            moments.random() * 0.05
+        )  # in a step, between two, or while a checkpoint is written
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()
+    runs.finish(runs.start(*arguments(undisturbed, "killed")))
+    assert runs.losses(run) == runs.losses(undisturbed / "run")
+    assert runs.checksums(run, STEPS) == runs.checksums(undisturbed / "run", STEPS)

@@ -1,0 +1,92 @@
+"""The loop, as functions call it: what a run leaves behind, and what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+
+import bigmodel
+from bigmodel import checkpoint, config
+from bigmodel.train import loop, processes, watch, workdir
+from tests import runs
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of 12 steps that never stopped."""
+    folder = tmp_path_factory.mktemp("trained")
+    loaded = config.load(str(runs.write_config(folder)), ["steps=12", "checkpoint.every=4"])
+    metrics = bigmodel.train(loaded, folder / "run")
+    return loaded, folder / "run", metrics
+
+
+@pytest.mark.smoke
+def test_a_run_leaves_its_config_its_provenance_its_metrics_and_its_checkpoints(trained):
+    loaded, folder, metrics = trained
+    stored = json.loads((folder / "config.json").read_text())
+    assert stored["steps"] == 12
+    assert stored["optimizer"]["b1"] == 0.9  # a default that was filled in
+    assert runs.CONFIG in (folder / "config.py").read_text()
+    provenance = json.loads((folder / "provenance.json").read_text())
+    assert provenance["packages"]["jax"]
+    assert provenance["mesh"]["data"] == 1
+    losses = runs.losses(folder)
+    assert sorted(losses) == list(range(1, 13))
+    assert losses[12] < losses[1]
+    assert metrics["validation/bits_per_byte"] > 0
+    with checkpoint.Checkpoints(folder / "checkpoints") as checkpoints:
+        assert checkpoints.steps() == [8, 12]
+
+
+def test_a_finished_run_is_not_run_again(trained):
+    loaded, folder, _ = trained
+    before = (folder / "metrics.jsonl").read_text()
+    bigmodel.train(loaded, folder)
+    assert (folder / "metrics.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("model.width=64", "model.width = 64, but .* made with 32"),
+        ("data.length=16", "data.length = 16, but .* made with 32"),
+        ("seed=3", "seed = 3, but .* made with 0"),
+    ],
+)
+def test_a_config_that_would_make_another_run_of_it_is_refused(trained, override, told):
+    loaded, folder, _ = trained
+    other = config.load(loaded.path, [*loaded.overrides, override])
+    with pytest.raises(config.InputError, match=told):
+        bigmodel.train(other, folder)
+
+
+def test_another_tokenizer_is_refused():
+    facts = dict(config={}, tokenizer="a" * 64, rows="b" * 64)
+    with pytest.raises(config.InputError, match="data.tokenizer: its content"):
+        workdir.check_resume(facts, facts | dict(tokenizer="c" * 64), "somewhere")
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_is_written_down(tmp_path):
+    loaded = config.load(
+        str(runs.write_config(tmp_path)), ["steps=6", "schedule.peak=1e30", "optimizer.clip=0.0"]
+    )
+    with pytest.raises(watch.NonFiniteError, match=r"step \d: loss .*nan.*debug/step_\d"):
+        bigmodel.train(loaded, tmp_path / "run")
+    (folder,) = (tmp_path / "run" / "debug").iterdir()
+    report = json.loads((folder / "report.json").read_text())
+    assert "nan" in report["metrics"].values()
+    assert np.load(folder / "batch.npz")["tokens"].shape == (8, 32)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_request_to_stop_is_kept_and_the_run_goes_on_bit_for_bit(trained, tmp_path, monkeypatch):
+    loaded, folder, metrics = trained
+    asked = iter([False] * 4 + [True] + [False] * 20)
+    with monkeypatch.context() as patch:
+        patch.setattr(processes.StopRequest, "agreed", lambda *_: next(asked))
+        with pytest.raises(loop.Stopped, match="step 5"):
+            bigmodel.train(loaded, tmp_path)
+    again = bigmodel.train(loaded, tmp_path)
+    assert runs.losses(tmp_path) == runs.losses(folder)
+    assert again["train/loss"] == metrics["train/loss"]
+    assert runs.checksums(tmp_path, 12) == runs.checksums(folder, 12)

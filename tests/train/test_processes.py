@@ -1,0 +1,66 @@
+"""One job of several real processes: the numbers do not depend on how many there are."""
+
+import shutil
+import socket
+
+import numpy as np
+import pytest
+
+from tests import runs
+
+
+def port():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
+def train(folder, name, *, processes, steps, mesh):
+    """A run on four devices in all, by so many processes."""
+    coordinator = f"localhost:{port()}"
+    started = [
+        runs.start(
+            *("train", "--config", folder / "config.py", "--workdir", folder / name),
+            *(f"--config.steps={steps}", "--config.checkpoint.every=4", *mesh),
+            devices=4 // processes,
+            BIGMODEL_COORDINATOR=coordinator,
+            BIGMODEL_PROCESSES=str(processes),
+            BIGMODEL_PROCESS=str(number),
+        )
+        for number in range(processes)
+    ]
+    for process in started:
+        runs.finish(process)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    runs.write_config(folder)
+    train(folder, "one", processes=1, steps=8, mesh=FSDP)
+    return folder
+
+
+FSDP = ("--config.mesh.fsdp=4",)
+
+
+def test_two_processes_give_the_bits_of_one(folder):
+    train(folder, "two", processes=2, steps=8, mesh=FSDP)
+    assert runs.losses(folder / "two") == runs.losses(folder / "one")
+    assert runs.checksums(folder / "two", 8) == runs.checksums(folder / "one", 8)
+
+
+def test_a_run_of_two_processes_goes_on_in_one_on_another_mesh_with_the_same_samples(folder):
+    train(folder, "moved", processes=2, steps=8, mesh=FSDP)
+    shutil.rmtree(folder / "moved" / "checkpoints" / "8")  # as if it had been stopped at step 4
+    train(
+        folder,
+        "moved",
+        processes=1,
+        steps=8,
+        mesh=("--config.mesh.data=2", "--config.mesh.tensor=2"),
+    )
+    one, moved = runs.losses(folder / "one"), runs.losses(folder / "moved")
+    assert sorted(moved) == sorted(one)
+    assert [moved[step] for step in range(1, 5)] == [one[step] for step in range(1, 5)]
+    np.testing.assert_allclose(list(moved.values()), list(one.values()), rtol=1e-5)

@@ -1,0 +1,115 @@
+"""The step: accumulation, averages and skipped updates change what they say and nothing else."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bigmodel import recipe as recipes
+from bigmodel import trees
+from bigmodel.data import pipeline
+from bigmodel.sharding import mesh as meshes
+from bigmodel.train import compiled, state
+from tests import runs
+
+
+@functools.cache
+def start():
+    """A state at step 0 and two batches, on one device, dropout on and best-fit packing."""
+    recipe = recipes.make(runs.config())
+    batches = recipes.train_batches(recipe)
+    with meshes.use(recipe.mesh, recipe.rules):
+        born = state.create(recipe)
+    return born, [pipeline.place(batches, at, lambda *_: recipe.batch_sharding) for at in (0, 1)]
+
+
+def step_of(**overrides):
+    recipe = recipes.make(runs.config(**overrides))
+    return jax.jit(compiled.train_step(recipe))
+
+
+@functools.cache
+def plain():
+    born, batches = start()
+    return step_of()(born, batches[0])
+
+
+def norm_of_difference(one, other):
+    return {
+        path: float(jnp.linalg.norm(a - b))
+        for (path, a), b in zip(
+            trees.flatten(one).items(), trees.flatten(other).values(), strict=True
+        )
+    }
+
+
+@pytest.mark.parametrize("accumulate", [2, 4, 8])
+def test_accumulation_equals_the_large_batch(accumulate):
+    born, batches = start()
+    after, metrics = step_of(accumulate=accumulate, optimizer=dict(name="sgd", clip=0.0))(
+        born_for("sgd", born), batches[0]
+    )
+    expected, expected_metrics = sgd()
+    np.testing.assert_allclose(metrics["loss"], expected_metrics["loss"], rtol=1e-6)
+    np.testing.assert_allclose(metrics["grad_norm"], expected_metrics["grad_norm"], rtol=1e-5)
+    moved = norm_of_difference(expected.params, born.params)
+    for path, off in norm_of_difference(after.params, expected.params).items():
+        assert off <= 2e-5 * moved[path] + 1e-9, path
+
+
+def born_for(optimizer, born):
+    recipe = recipes.make(runs.config(optimizer=dict(name=optimizer, clip=0.0)))
+    return born.replace(opt_state=recipe.optimizer.init(born.params))
+
+
+@functools.cache
+def sgd():
+    born, batches = start()
+    return step_of(optimizer=dict(name="sgd", clip=0.0))(born_for("sgd", born), batches[0])
+
+
+def test_a_step_counts_and_keeps_its_key():
+    born, _ = start()
+    after, metrics = plain()
+    assert int(after.step) == 1
+    assert (jax.random.key_data(after.rng) == jax.random.key_data(born.rng)).all()
+    assert float(metrics["weight"]) > 0
+
+
+def test_masks_differ_from_step_to_step():
+    born, batches = start()
+    step = step_of()
+    one = step(born, batches[0])[1]["loss"]
+    other = step(born.replace(step=jnp.int32(1)), batches[0])[1]["loss"]
+    assert float(one) != float(other)
+
+
+def test_the_average_moves_by_its_decay():
+    born, batches = start()
+    after, _ = step_of(ema=0.75)(born.replace(ema=born.params), batches[0])
+    expected = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, born.params, after.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), after.ema, expected)
+    jax.tree.map(np.testing.assert_array_equal, after.params, plain()[0].params)
+
+
+def test_an_update_that_is_not_finite_is_skipped_when_asked():
+    born, batches = start()
+    step = step_of(nonfinite="skip")
+    bad = batches[0] | {"weights": batches[0]["weights"].at[0, 0].set(jnp.nan)}
+    after, metrics = step(born, bad)
+    assert float(metrics["skipped"]) == 1.0
+    assert int(after.step) == 1
+    jax.tree.map(np.testing.assert_array_equal, after.params, born.params)
+    good, metrics = step(born, batches[0])
+    assert float(metrics["skipped"]) == 0.0
+    jax.tree.map(np.testing.assert_array_equal, good.params, plain()[0].params)
+
+
+def test_a_batch_of_padding_changes_nothing_but_decay():
+    born, batches = start()
+    empty = jax.tree.map(jnp.zeros_like, batches[0]) | {"rows": batches[0]["rows"]}
+    after, metrics = step_of(optimizer=dict(weight_decay=0.0))(born, empty)
+    assert float(metrics["loss"]) == 0.0
+    jax.tree.map(np.testing.assert_array_equal, after.params, born.params)

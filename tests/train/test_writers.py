@@ -1,0 +1,128 @@
+"""Metrics are written once, whole, and never twice for a step that ran twice."""
+
+import json
+import math
+import sys
+
+import pytest
+from etils import epath
+
+from bigmodel.train import writers
+
+
+@pytest.fixture(params=["local", "remote"])
+def folder(request, tmp_path, monkeypatch):
+    """A workdir, in turn treated as a local and as a remote one."""
+    monkeypatch.setattr(writers, "is_local", lambda _: request.param == "local")
+    monkeypatch.setattr(writers, "PART_SECONDS", 0.0)
+    monkeypatch.setattr(writers, "PART_LINES", 3)
+    return epath.Path(tmp_path)
+
+
+def write(folder, steps, resumed=0, loss=1.0):
+    with writers.jsonl(folder, step=resumed) as writer:
+        for step in steps:
+            writer(step, {"train/loss": loss})
+
+
+def steps_of(folder):
+    return [row["step"] for row in writers.rows(folder)]
+
+
+def test_rows_come_back_as_written(folder):
+    with writers.jsonl(folder) as writer:
+        writer(1, {"train/loss": 2.5, "tokens": 7})
+        writer(2, {"train/loss": math.nan, "grad_norm": math.inf})
+    assert writers.rows(folder) == [
+        {"step": 1, "train/loss": 2.5, "tokens": 7},
+        {"step": 2, "train/loss": None, "grad_norm": None},
+    ]
+
+
+def test_a_resumed_run_leaves_no_row_of_later_steps(folder):
+    write(folder, range(0, 100, 10), loss=1.0)
+    write(folder, [57, 67], resumed=50, loss=2.0)
+    assert steps_of(folder) == [0, 10, 20, 30, 40, 50, 57, 67]
+    write(folder, [], resumed=20)
+    assert steps_of(folder) == [0, 10, 20]
+
+
+def test_a_line_cut_by_a_crash_does_not_count_and_spoils_no_other(folder):
+    write(folder, [1, 2])
+    path = max(folder.glob("metrics*.jsonl"))
+    path.write_text(path.read_text()[:-5])
+    assert steps_of(folder) == [1]
+    write(folder, [3], resumed=2)
+    assert steps_of(folder) == [1, 3]
+
+
+def test_local_lines_are_on_disk_at_once(tmp_path):
+    with writers.jsonl(epath.Path(tmp_path)) as writer:
+        writer(1, {"x": 1.0})
+        assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "x": 1.0}
+
+
+def test_remote_parts_are_many_and_none_is_written_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(writers, "is_local", lambda _: False)
+    monkeypatch.setattr(writers, "PART_SECONDS", 0.0)
+    monkeypatch.setattr(writers, "PART_LINES", 3)
+    write(epath.Path(tmp_path), range(10))
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [f"metrics-{number:09d}.jsonl" for number in range(4)]
+    assert steps_of(tmp_path) == list(range(10))
+
+
+def test_only_process_0_writes(tmp_path):
+    with writers.open_writers(tmp_path / "w", process=1) as write_all:
+        write_all(1, {"x": 1.0})
+    assert not (tmp_path / "w").exists()
+
+
+def test_all_writers_get_each_call(tmp_path):
+    seen = []
+    with writers.open_writers(tmp_path, extra=[lambda *call: seen.append(call)]) as write_all:
+        write_all(1, {"train/loss": 2.0})
+    assert seen == [(1, {"train/loss": 2.0})]
+    assert steps_of(tmp_path) == [1]
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+
+
+def test_event_files_hold_the_values(tmp_path):
+    with writers.tensorboard_events(epath.Path(tmp_path)) as writer:
+        writer(3, {"train/loss": 2.5})
+    (path,) = tmp_path.iterdir()
+    assert b"train/loss" in path.read_bytes()
+
+
+def test_an_absent_wandb_is_said_and_harmless(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with writers.weights_and_biases(epath.Path(tmp_path), "project", {}) as writer:
+        writer(1, {"x": 1.0})
+    assert "wandb is not installed" in capsys.readouterr().err
+
+
+def test_wandb_without_a_key_stays_offline(tmp_path, monkeypatch):
+    calls: list = []
+
+    class Run:
+        def log(self, values, step):
+            calls.append((step, values))
+
+        def finish(self):
+            calls.append("finished")
+
+    class FakeWandb:
+        class api:
+            api_key = None
+
+        @staticmethod
+        def init(**settings):
+            calls.append(settings["mode"])
+            return Run()
+
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setitem(sys.modules, "wandb", FakeWandb)
+    with writers.weights_and_biases(epath.Path(tmp_path), "project", {}) as writer:
+        writer(1, {"x": 1.0})
+    assert calls == ["offline", (1, {"x": 1.0}), "finished"]
