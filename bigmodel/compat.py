@@ -65,14 +65,13 @@ def use_compilation_cache() -> None:
 
 
 def in_turn(tree: Any) -> Any:
-    """The arrays, once they are there where programs of several processes must not overlap.
+    """The arrays, once they are there where programs with collectives must not overlap.
 
-    Between CPU processes a collective holds a thread of a small pool while it waits for its
-    partners. Two programs in flight can take all threads in one process for the first and in the
-    other for the second, and both wait for ever. TPU and GPU run programs in order.
+    On CPU a device's part of a program holds a thread of a small pool while it waits for its
+    partners in a collective, and a 33rd program in flight holds one before it begins. With several
+    programs in flight all threads can be held by some, which wait for others that get none: for
+    ever. TPU and GPU run programs in order.
     """
     import jax
 
-    if jax.process_count() > 1 and jax.default_backend() == "cpu":
-        jax.block_until_ready(tree)
-    return tree
+    return jax.block_until_ready(tree) if jax.default_backend() == "cpu" else tree

@@ -23,12 +23,14 @@ class Compiled(NamedTuple):
         program: jax's handle of it, for memory and text.
         trace_seconds: to make the program.
         compile_seconds: to compile it.
+        ahead: steps that are under way when `run` returns: 0 or 1.
     """
 
     run: step.TrainStep
     program: jax.stages.Compiled
     trace_seconds: float
     compile_seconds: float
+    ahead: int = 1
 
     @property
     def seconds(self) -> float:
@@ -89,7 +91,7 @@ def compile_beside(
             state = made.result()
     if recipe.mesh.devices.flat[0].platform == "cpu":
         compat.keep_pages()
-        made_step = made_step._replace(run=one_at_a_time(made_step.program))
+        made_step = made_step._replace(run=one_at_a_time(made_step.program), ahead=0)
     return made_step, state
 
 

@@ -1,5 +1,6 @@
 """The loop: it alone decides when to log, evaluate, save and stop."""
 
+import collections
 import contextlib
 import time
 from collections.abc import Callable, Mapping
@@ -130,13 +131,13 @@ def run(
     trace = meter.Trace(job.folder / "profile", values.profile.start, values.profile.steps)
     speed = meter.Meter(recipe)
     last: Metrics = {}
-    pending: tuple[int, Any] | None = None
+    pending: collections.deque[tuple[int, Any]] = collections.deque()
 
     def make(at: int) -> dict[str, jax.Array]:
         return pipeline.place(job.batches, at, lambda *_: recipe.batch_sharding)
 
     def observe(at: int, metrics: Any) -> None:
-        """Looks at a step's metrics, while the next one runs."""
+        """Looks at a step's metrics; the next one may be running."""
         found = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if not watch.is_finite(found):
             if values.nonfinite == "stop":
@@ -177,9 +178,9 @@ def run(
             with trace.step(at):
                 state, metrics = job.step.run(state, batch)
             done = at + 1
-            if pending is not None:
-                observe(*pending)
-            pending = (done, metrics)
+            pending.append((done, metrics))
+            if len(pending) > job.step.ahead:
+                observe(*pending.popleft())
 
             stop = request.agreed(done)
             save = job.checkpoints.due(done) or done == recipe.steps or stop
@@ -187,8 +188,8 @@ def run(
                 entry.every and done % entry.every == 0 for entry in job.evaluations.values()
             )
             if save or evaluates:
-                observe(*pending)  # what is no number must not be saved
-                pending = None
+                while pending:  # what is no number must not be saved
+                    observe(*pending.popleft())
                 with speed.paused():
                     measured = evaluate_due(done)
                     if save:

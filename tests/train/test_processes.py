@@ -15,13 +15,13 @@ def port():
         return free.getsockname()[1]
 
 
-def train(folder, name, *, processes, steps, mesh):
-    """A run on four devices in all, by so many processes."""
+def train(folder, name, *, processes, steps, mesh, every=4):
+    """A run on four devices in all, by so many processes, that saves every so many steps."""
     coordinator = f"localhost:{port()}"
     started = [
         runs.start(
             *("train", "--config", folder / "config.py", "--workdir", folder / name),
-            *(f"--config.steps={steps}", "--config.checkpoint.every=4", *mesh),
+            *(f"--config.steps={steps}", f"--config.checkpoint.every={every}", *mesh),
             devices=4 // processes,
             BIGMODEL_COORDINATOR=coordinator,
             BIGMODEL_PROCESSES=str(processes),
@@ -37,7 +37,8 @@ def train(folder, name, *, processes, steps, mesh):
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     runs.write_config(folder)
-    train(folder, "one", processes=1, steps=8, mesh=FSDP)
+    # Saving at each step launches many small programs in a row, which must not block each other.
+    train(folder, "one", processes=1, steps=8, mesh=FSDP, every=1)
     return folder
 
 
@@ -45,7 +46,7 @@ FSDP = ("--config.mesh.fsdp=4",)
 
 
 def test_two_processes_give_the_bits_of_one(folder):
-    train(folder, "two", processes=2, steps=8, mesh=FSDP)
+    train(folder, "two", processes=2, steps=8, mesh=FSDP, every=1)
     assert runs.losses(folder / "two") == runs.losses(folder / "one")
     assert runs.checksums(folder / "two", 8) == runs.checksums(folder / "one", 8)
 
