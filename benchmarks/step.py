@@ -89,7 +89,10 @@ def main() -> None:
     with meshes.use(recipe.mesh, recipe.rules):
         placed = jax.device_put(rows, recipe.batch_sharding)
         spec = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in rows.items()}
-        step, state = compiled.compile_beside(recipe, spec, lambda: states.create(recipe))
+        like = states.abstract(recipe)
+        step, state = compiled.compile_beside(
+            recipe, like, spec, lambda: states.create(recipe, like)
+        )
         for number in range(arguments.warmup + arguments.steps):
             began, began_cpu = time.perf_counter(), time.process_time()
             state, metrics = step.run(state, placed)

@@ -70,8 +70,9 @@ def reference(
     kv_segments = segments if kv_segments is None else kv_segments
     seen = visible(T, S, segments, kv_segments, causal=causal, window=window, offset=offset)
     drop = drop_factors(keys, offset, (T, q.shape[2], S), dropout)
+    q, k, v = heads_first(q, k, v)
     out = weigh(q, k, v, seen, drop, scale=scale, softcap=softcap)
-    return checkpoint_name(out, "attention")
+    return checkpoint_name(heads_last(out), "attention")
 
 
 def banded(
@@ -88,13 +89,15 @@ def banded(
 
     Of a causal square, two bands compute three quarters and four bands five eighths.
     """
+    parts = cut(q, k, bands=bands, **options)
+    q, k, v = heads_first(q, k, v)
+    kv_segments = segments if kv_segments is None else kv_segments
     outs = []
-    for band in cut(q, k, bands=bands, **options):
+    for band in parts:
         rows = None if segments is None else segments[:, band.begin : band.end]
-        part = functools.partial(attend_part, k=k, v=v, segments=segments, kv_segments=kv_segments)
-        q_band = q[:, band.begin : band.end]
-        outs.append(part(band.begin, q_band, rows, low=band.low, high=band.high, **options))
-    return checkpoint_name(jnp.concatenate(outs, axis=1), "attention")
+        among = functools.partial(attend_part, **keys_of(band, k, v, kv_segments), **options)
+        outs.append(among(band.begin, q[:, :, band.begin : band.end], rows))
+    return checkpoint_name(heads_last(jnp.concatenate(outs, axis=2)), "attention")
 
 
 def chunked(
@@ -105,37 +108,43 @@ def chunked(
     kv_segments: jax.Array | None = None,
     *,
     chunk: int = 128,
-    bands: int = 8,
+    bands: int = 4,
     **options: Any,
 ) -> jax.Array:
     """`banded`, and in a band `chunk` queries at a time: memory linear in the length.
 
     After Rabe and Staats 2021 (arXiv:2112.05682): the scores of a chunk are thrown away and made
-    again for its gradient.
+    again for its gradient. Each band adds gradients of keys and values to be held until the end.
     """
-    B, T, H, C = q.shape
+    T = q.shape[1]
+    parts = cut(q, k, bands=min(bands, -(-T // chunk)), multiple=chunk, **options)
+    q, k, v = heads_first(q, k, v)
+    kv_segments = segments if kv_segments is None else kv_segments
     outs = []
-    for band in cut(q, k, bands=min(bands, -(-T // chunk)), multiple=chunk, **options):
-        arrays: dict[str, Any] = dict(k=k, v=v, segments=segments, kv_segments=kv_segments)
-        among = functools.partial(attend_part, low=band.low, high=band.high, **arrays, **options)
+    for band in parts:
+        among = functools.partial(attend_part, **keys_of(band, k, v, kv_segments), **options)
         part = jax.checkpoint(among, prevent_cse=False)
         whole = (band.end - band.begin) // chunk
         middle = band.begin + whole * chunk
         if whole:
-
-            def chunks(x, begin=band.begin, middle=middle, whole=whole):
-                x = x[:, begin:middle]
-                return jnp.moveaxis(x.reshape(B, whole, chunk, *x.shape[2:]), 1, 0)
-
             each = lambda args, part=part: part(*args)  # noqa: E731
             starts = band.begin + chunk * jnp.arange(whole)
-            rows = None if segments is None else chunks(segments)
-            out = jax.lax.map(each, (starts, chunks(q), rows))
-            outs.append(jnp.moveaxis(out, 0, 1).reshape(B, middle - band.begin, H, C))
+            rows = None
+            if segments is not None:
+                rows = in_chunks(segments[:, band.begin : middle], chunk, axis=1)
+            q_chunks = in_chunks(q[:, :, band.begin : middle], chunk, axis=2)
+            out = jnp.moveaxis(jax.lax.map(each, (starts, q_chunks, rows)), 0, 2)
+            outs.append(out.reshape(*q.shape[:2], middle - band.begin, *q.shape[3:]))
         if middle < band.end:
             rows = None if segments is None else segments[:, middle : band.end]
-            outs.append(part(middle, q[:, middle : band.end], rows))
-    return checkpoint_name(jnp.concatenate(outs, axis=1), "attention")
+            outs.append(part(middle, q[:, :, middle : band.end], rows))
+    return checkpoint_name(heads_last(jnp.concatenate(outs, axis=2)), "attention")
+
+
+def in_chunks(x: jax.Array, length: int, axis: int) -> jax.Array:
+    """An axis in chunks of a length that divides it, the chunks in front."""
+    shape = (*x.shape[:axis], -1, length, *x.shape[axis + 1 :])
+    return jnp.moveaxis(x.reshape(shape), axis, 0)
 
 
 class Band(NamedTuple):
@@ -170,6 +179,18 @@ def cut(
         yield Band(begin, end, low, high)
 
 
+def keys_of(band: Band, k: jax.Array, v: jax.Array, kv_segments: jax.Array | None) -> Any:
+    """What `attend_part` needs of the keys [B, K, S, C] that a band sees."""
+    seen = slice(band.low, band.high)
+    return dict(
+        k=k[:, :, seen],
+        v=v[:, :, seen],
+        columns=None if kv_segments is None else kv_segments[:, seen],
+        low=band.low,
+        length=k.shape[2],
+    )
+
+
 def attend_part(
     start: jax.Array | int,
     q: jax.Array,
@@ -177,10 +198,9 @@ def attend_part(
     *,
     k: jax.Array,
     v: jax.Array,
-    segments: jax.Array | None,
-    kv_segments: jax.Array | None,
+    columns: jax.Array | None,
     low: int,
-    high: int,
+    length: int,
     causal: bool = True,
     window: int = 0,
     offset: jax.Array | int = 0,
@@ -189,15 +209,16 @@ def attend_part(
     dropout: float = 0.0,
     keys: jax.Array | None = None,
 ) -> jax.Array:
-    """Queries from index `start` on, with segments `rows`, over the keys low to high."""
-    kv_segments = segments if kv_segments is None else kv_segments
-    n, H, S = q.shape[1], q.shape[2], k.shape[1]
+    """Queries from index `start` on over keys from `low` on, of `length` keys in all.
+
+    Arrays as `heads_first` gives them, with the segments of queries (`rows`) and keys (`columns`).
+    """
+    (K, T, G), S = q.shape[1:4], k.shape[2]
     at = offset + start
-    columns = None if kv_segments is None else kv_segments[:, low:high]
-    seen = visible(n, high - low, rows, columns, causal=causal, window=window, offset=at - low)
-    drop = drop_factors(keys, at, (n, H, S), dropout)
-    drop = None if drop is None else drop[..., low:high]
-    return weigh(q, k[:, low:high], v[:, low:high], seen, drop, scale=scale, softcap=softcap)
+    seen = visible(T, S, rows, columns, causal=causal, window=window, offset=at - low)
+    drop = drop_factors(keys, at, (T, K * G, length), dropout)
+    drop = None if drop is None else drop[..., low : low + S]
+    return weigh(q, k, v, seen, drop, scale=scale, softcap=softcap)
 
 
 def recomputed(attend: Attend) -> Attend:
@@ -249,6 +270,23 @@ def drop_factors(
     return keep / (1.0 - rate)
 
 
+def heads_first(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """q [B, T, H, C] -> [B, K, T, H/K, C]; k, v [B, S, K, C] -> [B, K, S, C]
+
+    As products take it. Transposed once here, where XLA's CPU compiler would else copy each band,
+    its probabilities and their gradients: half as much time again (docs/performance.md).
+    """
+    (B, T, H, C), K = q.shape, k.shape[2]
+    q_BKTGC = q.reshape(B, T, K, H // K, C).transpose(0, 2, 1, 3, 4)
+    return q_BKTGC, k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
+
+
+def heads_last(out: jax.Array) -> jax.Array:
+    """[B, K, T, G, C] -> [B, T, H, C]"""
+    B, K, T, G, C = out.shape
+    return out.transpose(0, 2, 1, 3, 4).reshape(B, T, K * G, C)
+
+
 def weigh(
     q: jax.Array,
     k: jax.Array,
@@ -259,17 +297,23 @@ def weigh(
     scale: float | None,
     softcap: float,
 ) -> jax.Array:
-    """The arithmetic of attention under a mask.  q [B, T, H, C] -> [B, T, H, C]"""
-    (B, T, H, C), K, S = q.shape, k.shape[2], k.shape[1]
-    q_BTKGC = q.reshape(B, T, K, H // K, C)
-    scores_BKGTS = jnp.einsum("BTKGC,BSKC->BKGTS", q_BTKGC, k, preferred_element_type=jnp.float32)
-    scores_BKGTS = scores_BKGTS * (1 / math.sqrt(C) if scale is None else scale)
+    """The arithmetic of attention under a mask.  q [B, K, T, G, C] -> [B, K, T, G, C]
+
+    The softmax's division comes after the product with the values, where there is less to divide.
+    """
+    (B, K, T, G, C), S = q.shape, k.shape[2]
+    q_BKRC = q.reshape(B, K, T * G, C)  # rows R: a key's queries, T before G, as T may be cut
+    scores = jnp.einsum("BKRC,BKSC->BKRS", q_BKRC, k, preferred_element_type=jnp.float32)
+    scores_BKTGS = scores.reshape(B, K, T, G, S) * (1 / math.sqrt(C) if scale is None else scale)
     if softcap:
-        scores_BKGTS = softcap * jnp.tanh(scores_BKGTS / softcap)
+        scores_BKTGS = softcap * jnp.tanh(scores_BKTGS / softcap)
     if seen is not None:
-        scores_BKGTS = jnp.where(seen[:, None, None], scores_BKGTS, MASKED)
-    probabilities = jax.nn.softmax(scores_BKGTS, axis=-1)
+        scores_BKTGS = jnp.where(seen[:, None, :, None], scores_BKTGS, MASKED)
+    top = jax.lax.stop_gradient(scores_BKTGS.max(-1, keepdims=True))
+    weights_BKTGS = jnp.exp(scores_BKTGS - top)
+    total_BKTG1 = weights_BKTGS.sum(-1, keepdims=True)
     if drop is not None:
-        probabilities *= jnp.moveaxis(drop, 1, 2).reshape(B, K, H // K, T, S)
-    out_BTKGC = jnp.einsum("BKGTS,BSKC->BTKGC", probabilities.astype(v.dtype), v)
-    return out_BTKGC.reshape(B, T, H, C)
+        weights_BKTGS *= drop.reshape(B, T, K, G, S).transpose(0, 2, 1, 3, 4)
+    weights_BKRS = weights_BKTGS.astype(v.dtype).reshape(B, K, T * G, S)
+    out = jnp.einsum("BKRS,BKSC->BKRC", weights_BKRS, v, preferred_element_type=jnp.float32)
+    return (out.reshape(B, K, T, G, C) / total_BKTG1).astype(v.dtype)

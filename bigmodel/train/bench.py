@@ -30,7 +30,10 @@ def bench(loaded: config.Loaded | Any, *, steps: int = 20, warmup: int = 3) -> d
     recipe = recipes.make(loaded)
     batches = recipes.train_batches(recipe)
     with meshes.use(recipe.mesh, recipe.rules):
-        step, state = compiled.compile_beside(recipe, batches.spec, lambda: states.create(recipe))
+        like = states.abstract(recipe)
+        step, state = compiled.compile_beside(
+            recipe, like, batches.spec, lambda: states.create(recipe, like)
+        )
 
         def make(at):
             return pipeline.place(batches, at, lambda *_: recipe.batch_sharding)

@@ -79,15 +79,18 @@ def compile_step(recipe: recipes.Recipe, state: states.TrainState, batch: Any) -
 
 
 def compile_beside(
-    recipe: recipes.Recipe, batch: dict[str, jax.ShapeDtypeStruct], make_state: Callable[[], T]
+    recipe: recipes.Recipe,
+    abstract: states.TrainState,
+    batch: dict[str, jax.ShapeDtypeStruct],
+    make_state: Callable[[], T],
 ) -> tuple[Compiled, T]:
-    """The compiled step, and a state that is made meanwhile: both leave Python for most of it."""
+    """`compile_step`, and a state that is made meanwhile: both leave Python for most of it."""
     if jax.process_count() > 1:  # in one order on all of them
-        made_step, state = compile_step(recipe, states.abstract(recipe), batch), make_state()
+        made_step, state = compile_step(recipe, abstract, batch), make_state()
     else:
         with concurrent.futures.ThreadPoolExecutor(1) as thread:
             made = thread.submit(make_state)
-            made_step = compile_step(recipe, states.abstract(recipe), batch)
+            made_step = compile_step(recipe, abstract, batch)
             state = made.result()
     if recipe.mesh.devices.flat[0].platform == "cpu":
         compat.keep_pages()

@@ -110,9 +110,11 @@ def prepare(
     resumes = checkpoints.latest() is not None
 
     def make_state() -> states.TrainState:
-        return checkpoints.restore(abstract, warn=show).tree if resumes else states.create(recipe)
+        if resumes:
+            return checkpoints.restore(abstract, warn=show).tree
+        return states.create(recipe, abstract)
 
-    step, state = compiled.compile_beside(recipe, batches.spec, make_state)
+    step, state = compiled.compile_beside(recipe, abstract, batches.spec, make_state)
     checkpoint.warm(abstract)  # on a thread, while the first steps run
     if jax.process_index() == 0:
         workdir.write(folder, recipe.loaded, workdir.provenance(recipe.mesh))

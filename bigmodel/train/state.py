@@ -32,9 +32,9 @@ class TrainState(flax.struct.PyTreeNode):
     ema: Params | None = None  # moving average of `params`, where the config asks for one
 
 
-def create(recipe: recipes.Recipe) -> TrainState:
-    """The state at step 0, each array made where it lies."""
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(recipe))
+def create(recipe: recipes.Recipe, like: TrainState | None = None) -> TrainState:
+    """The state at step 0, each array made where it lies; `like`: `abstract`'s, if at hand."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, like or abstract(recipe))
     with meshes.use(recipe.mesh, recipe.rules):
         program = jax.jit(initializer(recipe), out_shardings=shardings).lower()
         return program.compile(compiler_options=QUICK)()
