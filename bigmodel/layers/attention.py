@@ -95,7 +95,7 @@ def banded(
     outs = []
     for band in parts:
         rows = None if segments is None else segments[:, band.begin : band.end]
-        among = functools.partial(attend_part, **keys_of(band, k, v, kv_segments), **options)
+        among = among_keys_of(band, k, v, kv_segments, **options)
         outs.append(among(band.begin, q[:, :, band.begin : band.end], rows))
     return checkpoint_name(heads_last(jnp.concatenate(outs, axis=2)), "attention")
 
@@ -122,7 +122,7 @@ def chunked(
     kv_segments = segments if kv_segments is None else kv_segments
     outs = []
     for band in parts:
-        among = functools.partial(attend_part, **keys_of(band, k, v, kv_segments), **options)
+        among = among_keys_of(band, k, v, kv_segments, **options)
         part = jax.checkpoint(among, prevent_cse=False)
         whole = (band.end - band.begin) // chunk
         middle = band.begin + whole * chunk
@@ -179,15 +179,19 @@ def cut(
         yield Band(begin, end, low, high)
 
 
-def keys_of(band: Band, k: jax.Array, v: jax.Array, kv_segments: jax.Array | None) -> Any:
-    """What `attend_part` needs of the keys [B, K, S, C] that a band sees."""
+def among_keys_of(
+    band: Band, k: jax.Array, v: jax.Array, kv_segments: jax.Array | None, **options: Any
+) -> Attend:
+    """`attend_part` with those of the keys [B, K, S, C] that a band sees: (start, q, rows)."""
     seen = slice(band.low, band.high)
-    return dict(
+    return functools.partial(
+        attend_part,
         k=k[:, :, seen],
         v=v[:, :, seen],
         columns=None if kv_segments is None else kv_segments[:, seen],
         low=band.low,
         length=k.shape[2],
+        **options,
     )
 
 
