@@ -122,17 +122,15 @@ def chunked(
     kv_segments = segments if kv_segments is None else kv_segments
     outs = []
     for band in parts:
-        among = among_keys_of(band, k, v, kv_segments, **options)
-        part = jax.checkpoint(among, prevent_cse=False)
+        part = jax.checkpoint(among_keys_of(band, k, v, kv_segments, **options), prevent_cse=False)
         whole = (band.end - band.begin) // chunk
         middle = band.begin + whole * chunk
         if whole:
             each = lambda args, part=part: part(*args)  # noqa: E731
             starts = band.begin + chunk * jnp.arange(whole)
-            rows = None
-            if segments is not None:
-                rows = in_chunks(segments[:, band.begin : middle], chunk, axis=1)
-            q_chunks = in_chunks(q[:, :, band.begin : middle], chunk, axis=2)
+            here = slice(band.begin, middle)
+            rows = None if segments is None else in_chunks(segments[:, here], chunk, axis=1)
+            q_chunks = in_chunks(q[:, :, here], chunk, axis=2)
             out = jnp.moveaxis(jax.lax.map(each, (starts, q_chunks, rows)), 0, 2)
             outs.append(out.reshape(*q.shape[:2], middle - band.begin, *q.shape[3:]))
         if middle < band.end:
@@ -215,10 +213,9 @@ def attend_part(
 ) -> jax.Array:
     """Queries from index `start` on over keys from `low` on, of `length` keys in all.
 
-    Arrays as `heads_first` gives them, with the segments of queries (`rows`) and keys (`columns`).
+    Arrays as `heads_first` gives them; segments of queries (`rows`) and of keys (`columns`).
     """
-    (K, T, G), S = q.shape[1:4], k.shape[2]
-    at = offset + start
+    (K, T, G), S, at = q.shape[1:4], k.shape[2], offset + start
     seen = visible(T, S, rows, columns, causal=causal, window=window, offset=at - low)
     drop = drop_factors(keys, at, (T, K * G, length), dropout)
     drop = None if drop is None else drop[..., low : low + S]
