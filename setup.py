@@ -15,6 +15,7 @@ REQUIRES = [
     "etils[epath]>=1.15",
     "flax>=0.12",
     "grain>=0.2.18",
+    "importlib-resources>=6",  # tensorflow-datasets uses it and does not say so
     "jax>=0.10,<0.13",  # 0.10 is the last line for Python 3.11
     "matplotlib>=3.11",
     "ml-collections>=1.1",
@@ -34,6 +35,8 @@ EXTRAS = {
     "cuda": ["jax[cuda12]"],
     "tpu": ["jax[tpu]"],
     "plan": ["libtpu"],  # the TPU compiler, for machines without a TPU
+    "gcs": ["etils[epath-gcs]"],  # gs:// paths
+    "s3": ["etils[epath-s3]"],  # s3:// paths of data
     "text": ["sacrebleu"],
     "audio": ["jiwer", "soundfile"],
     "image": ["pillow"],

@@ -4,6 +4,7 @@ What the command does is here as functions, imported at first use: `import bigmo
 """
 
 import importlib
+import os
 import sys
 import types
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from bigmodel.run import generate as generate
     from bigmodel.run import load as load
     from bigmodel.train.loop import train as train
+
+# Remote paths go through fsspec even where TensorFlow is installed: it would be imported for them.
+os.environ.setdefault("EPATH_USE_TF", "0")
 
 __version__ = "0.1.0"
 

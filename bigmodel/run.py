@@ -77,7 +77,7 @@ def load(folder: str | epath.Path, *, step: int | None = None, extensions: bool 
         parts["opt_state"] = wanted.opt_state
     if recipe.ema:
         parts["ema"] = wanted.ema
-    with checkpoint.Checkpoints(epath.Path(folder) / "checkpoints") as checkpoints:
+    with checkpoint.Checkpoints(workdir.place(folder) / "checkpoints") as checkpoints:
         try:
             restored = checkpoints.restore(parts, step=step)
         except FileNotFoundError as error:

@@ -258,3 +258,23 @@ def refuses(call, *words):
     assert "\n" not in text
     for word in words:
         assert word in text
+
+
+@pytest.mark.parametrize(
+    ("name", "schemes", "words"),
+    [
+        ("s3://b/run", ("gs",), ["workdir 's3://b/run'", "a local path and gs://"]),
+        ("abc://b/run", ("gs", "s3"), ["workdir 'abc://b/run'", "gs://, s3://"]),
+        ("gs://b/run", ("gs",), ["gs:// is not installed", "EXTRA=gcs"]),
+    ],
+)
+def test_a_place_that_cannot_be_opened_is_one_line_with_the_cure(monkeypatch, name, schemes, words):
+    def missing(scheme):
+        raise ImportError("Please install gcsfs")
+
+    monkeypatch.setattr("fsspec.get_filesystem_class", missing)
+    refuses(lambda: configs.place(name, "workdir", schemes), *words)
+
+
+def test_a_local_place_is_a_path(tmp_path):
+    assert configs.place(tmp_path, "workdir") == configs.place(str(tmp_path), "workdir")

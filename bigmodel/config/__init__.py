@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bigmodel.config.errors import InputError, nearest
 from bigmodel.config.flags import CONFIG, Flag, parse, usage
+from bigmodel.config.places import place
 
 if TYPE_CHECKING:
     from bigmodel.config.builders import REQUIRED, resolve, schema
@@ -29,6 +30,7 @@ __all__ = [
     "load_text",
     "nearest",
     "parse",
+    "place",
     "plain",
     "resolve",
     "schema",

@@ -13,7 +13,6 @@ import unicodedata
 from collections.abc import Callable
 
 import numpy as np
-from etils import epath
 
 from bigmodel import config
 from bigmodel.data import prepare, sources, store, tokenizers, worker
@@ -100,7 +99,7 @@ def open_cache(
         local = pathlib.Path(root).expanduser() / key
         arrays, meta = store.build(local, write)
     else:
-        local, remote = pathlib.Path(_home()) / key, epath.Path(root) / key
+        local, remote = pathlib.Path(_home()) / key, config.place(root, "data.cache_dir") / key
         found = store.load(local) or store.fetch(remote, local)
         arrays, meta = found or store.build(local, write)
         if store.load_meta(remote) is None:

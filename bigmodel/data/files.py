@@ -136,6 +136,7 @@ def _no_field(where: str, field: str, found: list[str]) -> str:
 
 def _find(pattern: str, suffix: str) -> tuple[list[str], list[int], str]:
     """Paths in order, their bytes, and a fingerprint of names, bytes and times of change."""
+    config.place(pattern, "source")
     paths = _expand(pattern, suffix)
     if not paths:
         folder = epath.Path(_root(pattern))

@@ -10,7 +10,6 @@ import pathlib
 import sys
 import sysconfig
 from collections.abc import Iterator
-from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
@@ -44,10 +43,6 @@ class PythonStdlib(tfds.core.GeneratorBasedBuilder):
     """Source text of the Python standard library, one document a file."""
 
     VERSION = tfds.core.Version("{}.{}.{}".format(*sys.version_info[:3]))
-
-    # No downloads, so no checksums: looking for their file takes a package (importlib_resources)
-    # that TFDS 4.9.10 imports and does not declare.
-    url_infos: ClassVar[dict[str, Any]] = {}
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(

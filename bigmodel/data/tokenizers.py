@@ -57,7 +57,7 @@ def load(name: str) -> Tokenizer:
     """ "bytes", a tokenizer.json (or a folder that has one), or a SentencePiece .model file."""
     if name == "bytes":
         return Bytes()
-    path = epath.Path(name)
+    path = config.place(name, "tokenizer")
     if path.is_dir():
         for file in ("tokenizer.json", "tokenizer.model"):
             if (path / file).is_file():

@@ -65,7 +65,7 @@ def train(loaded: config.Loaded | Any, folder: str | epath.Path) -> Metrics:
     processes.join()
     compat.use_compilation_cache()
     recipe = recipes.make(loaded)
-    folder = epath.Path(folder)
+    folder = workdir.place(folder)
     with contextlib.ExitStack() as stack:
         request = stack.enter_context(processes.StopRequest())
         progress = stack.enter_context(progresses.Progress(recipe.steps))

@@ -21,6 +21,11 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 HEADER = "# bigmodel-config: "
 
 
+def place(folder: str | epath.Path) -> epath.Path:
+    """The path of a workdir; Orbax writes arrays to no other store than gs://."""
+    return config.place(folder, "workdir", schemes=("gs",))
+
+
 def write(folder: epath.Path, loaded: config.Loaded, provenance: dict[str, Any]) -> None:
     """Stores the resolved config, the file that it came from, and the provenance."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -41,7 +46,7 @@ def read(folder: str | epath.Path, *, extensions: bool = True) -> config.Loaded:
     Raises:
         InputError: the folder is no workdir.
     """
-    folder = epath.Path(folder)
+    folder = place(folder)
     if not (folder / "config.json").exists():
         raise config.InputError(
             f"--workdir {str(folder)!r} holds no config.json: it is no folder that "

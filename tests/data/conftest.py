@@ -2,11 +2,10 @@
 
 import json
 
-import fsspec
 import hypothesis
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
 
+from tests import buckets
 from tests.data.corpora import TEXTS
 
 # Machines are slow when many tests run on them at once.
@@ -31,28 +30,7 @@ def corpus(tmp_path):
     return folder
 
 
-class Bucket(MemoryFileSystem):
-    """Objects in memory under s3://, with no times and no rename, as an object store has them."""
-
-    protocol = "s3"
-    store: dict = {}  # noqa: RUF012  (the class is the bucket)
-    pseudo_dirs = [""]  # noqa: RUF012
-
-    @classmethod
-    def _strip_protocol(cls, path):
-        return "/" + str(path).removeprefix("s3://").strip("/")
-
-    def glob(self, path, **options):
-        return [found.lstrip("/") for found in super().glob(path, **options)]
-
-    def mv(self, *args, **options):
-        raise NotImplementedError("an object store has no rename")
-
-
 @pytest.fixture
 def bucket(monkeypatch):
     """The name of an empty remote folder."""
-    fsspec.register_implementation("s3", Bucket, clobber=True)
-    monkeypatch.setattr(Bucket, "store", {})
-    monkeypatch.setattr(Bucket, "pseudo_dirs", [""])
-    return "s3://bucket"
+    return buckets.make("s3", monkeypatch)

@@ -2,13 +2,15 @@
 
 import json
 
+import fsspec
 import numpy as np
 import pytest
+from etils import epath
 
 import bigmodel
 from bigmodel import checkpoint, config
 from bigmodel.train import loop, processes, watch, workdir
-from tests import runs
+from tests import buckets, runs
 
 
 @pytest.fixture(scope="module")
@@ -79,14 +81,27 @@ def test_a_loss_that_is_no_number_stops_the_run_and_is_written_down(tmp_path):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_a_request_to_stop_is_kept_and_the_run_goes_on_bit_for_bit(trained, tmp_path, monkeypatch):
+@pytest.fixture(params=["local", "bucket"])
+def place(request, tmp_path, monkeypatch):
+    """Where a workdir can be."""
+    if request.param == "local":
+        yield tmp_path
+        return
+    name = buckets.make("gs", monkeypatch)
+    with buckets.serving(fsspec.filesystem("gs")) as address:
+        monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", address)
+        monkeypatch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "none")
+        yield epath.Path(name) / "run"
+
+
+def test_a_request_to_stop_is_kept_and_the_run_goes_on_bit_for_bit(trained, place, monkeypatch):
     loaded, folder, metrics = trained
     asked = iter([False] * 4 + [True] + [False] * 20)
     with monkeypatch.context() as patch:
         patch.setattr(processes.StopRequest, "agreed", lambda *_: next(asked))
         with pytest.raises(loop.Stopped, match="step 5"):
-            bigmodel.train(loaded, tmp_path)
-    again = bigmodel.train(loaded, tmp_path)
-    assert runs.losses(tmp_path) == runs.losses(folder)
+            bigmodel.train(loaded, place)
+    again = bigmodel.train(loaded, place)
+    assert runs.losses(place) == runs.losses(folder)
     assert again["train/loss"] == metrics["train/loss"]
-    assert runs.checksums(tmp_path, 12) == runs.checksums(folder, 12)
+    assert runs.checksums(place, 12) == runs.checksums(folder, 12)
