@@ -50,25 +50,30 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, there = _PLACES[name]
     value = getattr(importlib.import_module(module), there)
-    globals()[name] = value
-    return value
+    return globals().setdefault(name, value)  # or the room of that name, which is called alike
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-class _Door(types.ModuleType):
-    """A package whose functions win over its rooms of the same name (`train`, `evaluate`).
+class _Room(types.ModuleType):
+    """A room that a function of the package is named like (`train`, `evaluate`): it can be called.
 
-    Importing bigmodel.train.loop makes Python set the attribute `train` here to the room; that is
-    left out, so `bigmodel.train(...)` works before and after. `from bigmodel.train import loop`
-    finds the room in sys.modules.
+    So `bigmodel.train(...)` works before and after `import bigmodel.train.loop`, which makes
+    Python set the attribute `train` of the package to the room.
     """
 
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        module, there = _PLACES[self.__name__.rpartition(".")[2]]
+        return getattr(importlib.import_module(module), there)(*args, **options)
+
+
+class _Package(types.ModuleType):
     def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _PLACES and isinstance(value, types.ModuleType)):
-            super().__setattr__(name, value)
+        if name in _PLACES and isinstance(value, types.ModuleType):
+            value.__class__ = _Room
+        super().__setattr__(name, value)
 
 
-sys.modules[__name__].__class__ = _Door
+sys.modules[__name__].__class__ = _Package

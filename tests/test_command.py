@@ -218,7 +218,7 @@ def test_the_module_is_the_command():
     assert done.returncode == 2
 
 
-def test_functions_win_over_rooms_of_the_same_name():
+def test_a_room_that_a_function_is_named_like_is_called_like_it():
     code = """
 import sys, types
 import bigmodel
@@ -228,8 +228,10 @@ import bigmodel.train
 print(bigmodel.train(1, 2))
 from bigmodel.train import loop as again
 print(again is loop, bigmodel.train(1, 2), "train" in dir(bigmodel))
+import bigmodel.train.meter as meter
+print(meter.Meter.__name__)
 """
-    assert python("-c", code).split("\n")[:2] == ["(1, 2)", "True (1, 2) True"]
+    assert python("-c", code).splitlines() == ["(1, 2)", "True (1, 2) True", "Meter"]
 
 
 def python(*arguments):

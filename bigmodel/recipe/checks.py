@@ -18,6 +18,7 @@ NOT_NEGATIVE = (
 )
 CHOICES = {
     "nonfinite": ("stop", "skip"),
+    "checkpoint.best_is": ("lowest", "highest"),
     "data.packing": ("concat", "best_fit", "none"),
     "data.normalize": ("NFC", "NFKC", "NFD", "NFKD", "none"),
     "model.norm": ("layer", "rms"),

@@ -67,6 +67,7 @@ def default_config(
             "every_minutes": 0.0,
             "keep": 3,
             "best": "",  # a metric such as "validation/loss" whose best checkpoint is kept too
+            "best_is": "lowest",  # or "highest"
         },
         "evals": {},  # name -> {"source", "split", "every", "batches"}
         "log": {"every": 10, "tensorboard": True, "wandb": ""},  # wandb: name of the project

@@ -25,11 +25,11 @@ def sizes(wanted: Mapping[str, int], devices: int) -> dict[str, int]:
     for axis, size in found.items():
         if size < 1 and size != -1:
             raise config.InputError(
-                f"mesh.{axis} = {size}: a size is at least 1, or -1 for the rest"
+                f"mesh.{axis} = {size}: a size is at least 1, or -1 for the rest."
             )
     free = [axis for axis, size in found.items() if size == -1]
     if len(free) > 1:
-        raise config.InputError(f"mesh: only one axis may be -1, not {' and '.join(free)}")
+        raise config.InputError(f"mesh: only one axis may be -1, not {' and '.join(free)}.")
     product = math.prod(size for size in found.values() if size != -1)
     shown = (
         " x ".join(f"{axis} {size}" for axis, size in found.items() if size not in (1, -1)) or "1"
@@ -38,13 +38,13 @@ def sizes(wanted: Mapping[str, int], devices: int) -> dict[str, int]:
         if devices % product:
             raise config.InputError(
                 f"mesh.{free[0]} = -1: the other axes ({shown} = {product}) must divide "
-                f"the {devices} devices"
+                f"the {devices} devices."
             )
         found[free[0]] = devices // product
     elif product > devices:
         raise config.InputError(
             f"mesh: {shown} needs {product} devices and there are {devices}; "
-            f"set one axis to -1 to take what is there"
+            f"set one axis to -1 to take what is there."
         )
     return found
 
