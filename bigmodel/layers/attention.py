@@ -275,7 +275,7 @@ def heads_first(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, ja
     """q [B, T, H, C] -> [B, K, T, H/K, C]; k, v [B, S, K, C] -> [B, K, S, C]
 
     As products take it. Transposed once here, where XLA's CPU compiler would else copy each band,
-    its probabilities and their gradients: half as much time again (docs/performance.md).
+    its probabilities and their gradients (docs/performance.md).
     """
     (B, T, H, C), K = q.shape, k.shape[2]
     q_BKTGC = q.reshape(B, T, K, H // K, C).transpose(0, 2, 1, 3, 4)
