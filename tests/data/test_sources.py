@@ -133,7 +133,7 @@ def test_a_changed_file_changes_the_fingerprint(corpus):
         ("text:s3://{folder}/**/*.txt", "name the folder"),
     ],
 )
-def test_a_missing_source_is_an_error_that_names_it(corpus, name, message):
+def test_a_missing_source_is_an_error_that_names_it(corpus, bucket, name, message):
     name = name.format(folder=corpus)
     with pytest.raises(config.InputError, match=message) as caught:
         sources.find(name, "all")
