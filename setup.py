@@ -31,16 +31,20 @@ REQUIRES = [
     "zstandard>=0.25",
 ]
 
+# The TPU compiler, for machines without a TPU; there are wheels for Linux on x86-64 alone.
+LIBTPU = "libtpu; sys_platform == 'linux' and platform_machine == 'x86_64'"
+
 EXTRAS = {
     "cuda": ["jax[cuda12]"],
     "tpu": ["jax[tpu]"],
-    "plan": ["libtpu"],  # the TPU compiler, for machines without a TPU
+    "plan": [LIBTPU],
     "gcs": ["etils[epath-gcs]"],  # gs:// paths
     "s3": ["etils[epath-s3]"],  # s3:// paths of data
     "text": ["sacrebleu"],
     "audio": ["jiwer", "soundfile"],
     "image": ["pillow"],
     "dev": [
+        LIBTPU,
         "hypothesis>=6",
         "mkdocs-material>=9",
         "mypy>=2.4",

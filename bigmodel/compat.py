@@ -1,21 +1,30 @@
 """All that differs between jax versions and platforms, and what a process sets before it runs."""
 
 import ctypes
+import glob
 import os
 import pathlib
+import sys
 from typing import Any
 
 # Parameters of glibc's mallopt(3).
 TRIM_THRESHOLD, TOP_PAD, MMAP_MAX, ARENA_MAX = -1, -2, -4, -8
 CUSHION = 96 * 2**20  # bytes
 
+# What Linux shows of TPUs, of NVIDIA's and AMD's GPUs, and of GPUs under Windows.
+ACCELERATORS = ("/dev/accel*", "/dev/vfio/*", "/dev/nvidia*", "/dev/kfd", "/dev/dxg")
+
 
 def tune_process() -> None:
-    """Sets what a process must set before its first import of jax: one arena for malloc.
+    """Sets what a process must set before its first import of jax.
 
-    glibc gives threads arenas of their own, whose large blocks are mapped afresh each time.
+    One arena for malloc: glibc gives threads arenas of their own, whose large blocks are mapped
+    afresh each time. And the platform where only the CPU is there: jax would load the TPU's library
+    to see, if it is installed to plan with, and that writes to stderr that it finds no TPU.
     """
     mallopt(ARENA_MAX, 1)
+    if sys.platform == "linux" and not any(map(glob.glob, ACCELERATORS)):
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
 def keep_pages() -> None:
