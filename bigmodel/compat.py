@@ -84,3 +84,24 @@ def in_turn(tree: Any) -> Any:
     import jax
 
     return jax.block_until_ready(tree) if jax.default_backend() == "cpu" else tree
+
+
+def splash_gradient(
+    kernel: Any, q: Any, k: Any, v: Any, segments: Any, out: Any, lse: Any, grad: Any
+) -> tuple[Any, Any, Any]:
+    """Gradients of q, k and v by the splash kernel, given the output and log sum exp of a row.
+
+    jax has it inside the kernel's own gradient alone, with that kernel's own output; a ring knows
+    the output over all parts of the keys. A private function, the same in jax 0.10 to 0.12.
+    """
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as library
+
+    options = {**kernel.kwargs, "save_residuals": False}
+    kept = (q, k, v, segments, None, out, lse, kernel.dq_mask_info, kernel.dkv_mask_info)
+    names = (
+        *("save_residuals", "mask_value", "is_mqa", "block_sizes", "residual_checkpoint_name"),
+        *("mask_function", "attn_logits_soft_cap", "interpret"),
+    )
+    backward: Any = library._splash_attention_bwd
+    grads = backward(*(options[name] for name in names), kept, grad)
+    return grads[3:6]

@@ -97,7 +97,7 @@ def in_chunks(of_chunk, length, head, hidden, targets, weights) -> tuple[jax.Arr
 
     Args:
         of_chunk: (head, hidden, targets, weights) of a chunk -> (loss, sums).
-        length: positions in a chunk.
+        length: positions in a chunk, over all devices that have some.
         head: what `of_chunk` reads besides.
         hidden: [B, T, D].
         targets: int [B, T].
@@ -125,8 +125,7 @@ def in_chunks_forward(of_chunk, length, head, hidden, targets, weights):
     zeros = zeros_of(of_chunk, head, *jax.tree.map(lambda x: x[0], chunks))
     head_grads = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), head)
     (total, head_grads), hidden_grads = jax.lax.scan(step, (zeros, head_grads), chunks)
-    B, T, D = hidden.shape
-    hidden_grads = jnp.moveaxis(hidden_grads, 0, 1).reshape(B, -1, D)[:, :T]
+    hidden_grads = joined(hidden_grads, hidden.shape[1])
     return total, (jax.tree.map(lambda g, x: g.astype(x.dtype), head_grads, head), hidden_grads)
 
 
@@ -140,15 +139,25 @@ in_chunks.defvjp(in_chunks_forward, in_chunks_backward)
 
 
 def cut(length: int, *arrays: jax.Array) -> tuple[jax.Array, ...]:
-    """[B, T, ...] -> [chunks, B, length, ...], zeros (no weight) after the end."""
+    """[B, T, ...] -> [chunks, B, length, ...], zeros (no weight) after the end.
+
+    Chunk i holds the positions i, i + chunks, i + 2 chunks, ...: of a length that is cut over the
+    mesh each device has its share of every chunk, and moves nothing.
+    """
 
     def one(x):
         chunks = -(-x.shape[1] // length)
         padding = [(0, 0), (0, chunks * length - x.shape[1])] + [(0, 0)] * (x.ndim - 2)
-        x = jnp.pad(x, padding).reshape(x.shape[0], chunks, length, *x.shape[2:])
-        return jnp.moveaxis(x, 1, 0)
+        x = jnp.pad(x, padding).reshape(x.shape[0], length, chunks, *x.shape[2:])
+        return jnp.moveaxis(x, 2, 0)
 
     return tuple(map(one, arrays))
+
+
+def joined(chunks: jax.Array, length: int) -> jax.Array:
+    """The inverse of `cut`: [chunks, B, length, ...] -> [B, T, ...]."""
+    whole = jnp.moveaxis(chunks, 0, 2)
+    return whole.reshape(whole.shape[0], -1, *whole.shape[3:])[:, :length]
 
 
 def zeros_of(function, *args):

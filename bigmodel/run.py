@@ -226,7 +226,7 @@ def sample(
             seed=seed,
             num_return_sequences=num_return_sequences,
             on_tokens=on_tokens,
-            multiple=rules.batch_parts(recipe.rules, recipe.mesh),
+            multiple=rules.parts(recipe.mesh, dict(recipe.rules)["batch"]),
         )
     for index, stream in enumerate(streams):  # a character that was never completed
         if on_text is not None and (rest := stream.finish()):

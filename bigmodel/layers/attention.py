@@ -226,9 +226,7 @@ def recomputed(attend: Attend) -> Attend:
     """The same attention, nothing inside of which is kept for its gradient."""
 
     def attend_again(*arrays, **options):
-        return jax.checkpoint(lambda *arrays: attend(*arrays, **options), prevent_cse=False)(
-            *arrays
-        )
+        return jax.checkpoint(lambda *arrays: attend(*arrays, **options))(*arrays)
 
     return attend_again
 

@@ -39,10 +39,14 @@ class Block(nn.Module):
         angles: tuple[jax.Array, jax.Array] | None,
         keys: jax.Array | None,
         *,
+        indices: jax.Array | None = None,
         window: int = 0,
         layer: jax.Array | int = 0,
         cache: dict[str, jax.Array] | None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array] | None]:
+        def drop(x: jax.Array, site: int) -> jax.Array:
+            return dropout(x, keys, rate=self.dropout, site=site, indices=indices)
+
         def norm(name: str, wanted: bool, x: jax.Array) -> jax.Array:
             return self.norm(name=name)(x) if wanted else x
 
@@ -53,17 +57,17 @@ class Block(nn.Module):
             added, segments, angles, keys, window=window, layer=layer, cache=cache
         )
         added = norm("attention_post_norm", after, added)
-        x = x + dropout(added, keys, rate=self.dropout, site=1)
+        x = x + drop(added, 1)
         x = norm("attention_norm", self.placement == "post", x)
         x = checkpoint_name(self.constrain(x), "residual")
 
         added = norm("feedforward_norm", before, x)
         added = self.feedforward(name="feedforward")(added)
         added = norm("feedforward_post_norm", after, added)
-        x = x + dropout(added, keys, rate=self.dropout, site=2)
+        x = x + drop(added, 2)
         x = norm("feedforward_norm", self.placement == "post", x)
         return self.constrain(x), cache
 
     @staticmethod
     def constrain(x: jax.Array) -> jax.Array:
-        return nn.with_logical_constraint(x, ("batch", "length", "act_embed"))
+        return nn.with_logical_constraint(x, ("batch", "residual_length", "act_embed"))

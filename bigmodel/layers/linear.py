@@ -68,11 +68,13 @@ def flat_einsum(equation: str, x: jax.Array, kernel: jax.Array, **options) -> ja
     letters, of_kernel = inputs.split(",")
     summed = [letter for letter in of_kernel if letter not in output]
     n = len(summed)
-    if not letters.endswith("".join(summed)):
+    inner_letters = "".join(summed)
+    at_an_end = of_kernel.startswith(inner_letters) or of_kernel.endswith(inner_letters)
+    if not letters.endswith(inner_letters) or not at_an_end:
         raise ValueError(f"flat_einsum cannot merge the axes of {equation!r}")
     inner = math.prod(x.shape[x.ndim - n :])
     rows = x.reshape(-1, inner)
-    if of_kernel.startswith("".join(summed)):
+    if of_kernel.startswith(inner_letters):
         columns, flat, contract = kernel.shape[n:], kernel.reshape(inner, -1), ((1,), (0,))
     else:
         columns, flat, contract = kernel.shape[:-n], kernel.reshape(-1, inner), ((1,), (1,))

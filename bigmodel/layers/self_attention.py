@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from bigmodel.layers import attention
+from bigmodel.layers.dropout import site_keys
 from bigmodel.layers.linear import Einsum, Initializer
 from bigmodel.layers.norm import LayerNorm, RMSNorm
 from bigmodel.layers.positions import rotate
@@ -80,15 +81,15 @@ class Attention(nn.Module):
 
         options: dict[str, Any] = dict(window=window, scale=self.scale, softcap=self.softcap)
         if cache is None:
-            options |= dict(dropout=self.dropout, keys=keys)
+            options |= dict(dropout=self.dropout, keys=site_keys(keys, 3))
             out = self.attend(q, k, v, segments, **options)
         else:
             cache = extend(cache, layer, k, v)
             k, v = cache["key"][layer], cache["value"][layer]
-            offset = cache["index"]
-            out = attention.reference(
-                q, k, v, segments, cache["segments"], offset=offset, **options
-            )
+            # A prompt is long, one token more is not.
+            attend = attention.chunked if q.shape[1] > 1 else attention.reference
+            options |= dict(offset=cache["index"])
+            out = attend(q, k, v, segments, cache["segments"], **options)
         out = nn.with_logical_constraint(out, ("batch", "length", "act_heads", None))
 
         product = Einsum(

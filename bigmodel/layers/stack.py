@@ -13,10 +13,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-# body(kind, params of one layer, its number, x, cache) -> (x, cache)
-Body = Callable[..., tuple[jax.Array, Any]]
-# run(body, stacked params, x, cache, kinds) -> (x, cache)
-Runner = Callable[..., tuple[jax.Array, Any]]
+# body(kind, params of one layer, its number, x, side, cache) -> (x, cache, sums). `side` is what
+# rows bring along to every layer (segments, angles, ...); `sums` are added up over the layers.
+Body = Callable[..., tuple[jax.Array, Any, Any]]
+# run(body, stacked params, x, side, cache, kinds) -> (x, cache, sums)
+Runner = Callable[..., tuple[jax.Array, Any, Any]]
 
 
 def init(block: nn.Module, layers: int, *args: Any, **kwargs: Any) -> Callable[[jax.Array], Any]:
@@ -32,7 +33,7 @@ def init(block: nn.Module, layers: int, *args: Any, **kwargs: Any) -> Callable[[
     return stacked
 
 
-def scanned(body: Body, params: Any, x: jax.Array, cache: Any, kinds: Sequence[str]):
+def scanned(body: Body, params: Any, x: jax.Array, side: Any, cache: Any, kinds: Sequence[str]):
     """Runs a stack by `lax.scan`: compiled once for each kind of layer, whatever the depth.
 
     The stack goes in whole groups of the pattern; what is left of a pattern that does not divide
@@ -43,38 +44,65 @@ def scanned(body: Body, params: Any, x: jax.Array, cache: Any, kinds: Sequence[s
     groups = layers // period
     whole = groups * period
 
+    def one(kind, layer_params, layer, carry):
+        x, cache, sums = carry
+        x, cache, more = body(kind, layer_params, layer, x, side, cache)
+        return x, cache, jax.tree.map(jnp.add, sums, more)
+
     def group(carry, xs):
         first, group_params = xs
         for i, kind in enumerate(kinds):
             layer_params = jax.tree.map(lambda p, i=i: p[i], group_params)
-            carry = body(kind, layer_params, first + i, *carry)
+            carry = one(kind, layer_params, first + i, carry)
         return carry, None
 
     def in_groups(p):
         return p[:whole].reshape(groups, period, *p.shape[1:])
 
     numbers = jnp.arange(0, whole, period)
-    (x, cache), _ = jax.lax.scan(group, (x, cache), (numbers, jax.tree.map(in_groups, params)))
+    carry = x, cache, no_sums(body, params, x, side, cache, kinds)
+    carry, _ = jax.lax.scan(group, carry, (numbers, jax.tree.map(in_groups, params)))
     for layer in range(whole, layers):
         layer_params = jax.tree.map(lambda p, layer=layer: p[layer], params)
-        x, cache = body(kinds[layer - whole], layer_params, layer, x, cache)
-    return x, cache
+        carry = one(kinds[layer - whole], layer_params, layer, carry)
+    return carry
 
 
-def unrolled(body: Body, params: Any, x: jax.Array, cache: Any, kinds: Sequence[str]):
+def unrolled(body: Body, params: Any, x: jax.Array, side: Any, cache: Any, kinds: Sequence[str]):
     """Runs the same stack layer after layer: longer to compile, and often quicker to run."""
     layers = jax.tree.leaves(params)[0].shape[0]
     # One split for each array: its gradient is one concatenation, where that of an index into the
     # stack is a whole stack of zeros for every layer.
     cut = jax.tree.map(lambda p: jax.lax.split(p, (1,) * layers), params)
     is_cut = lambda node: isinstance(node, list | tuple)  # noqa: E731
+    found = []
     for layer in range(layers):
         layer_params = jax.tree.map(lambda p, i=layer: p[i][0], cut, is_leaf=is_cut)
-        x, cache = body(kinds[layer % len(kinds)], layer_params, layer, x, cache)
-    return x, cache
+        x, cache, more = body(kinds[layer % len(kinds)], layer_params, layer, x, side, cache)
+        found.append(more)
+    return x, cache, jax.tree.map(lambda *each: sum(each), *found)
 
 
-def remat(body: Body, policy: str, save: Sequence[str] = (), offload: Sequence[str] = ()) -> Body:
+def no_sums(body: Body, params: Any, x: jax.Array, side: Any, cache: Any, kinds: Sequence[str]):
+    """Zeros like the sums that a layer gives."""
+
+    def first(params, x, side, cache):
+        return body(kinds[0], jax.tree.map(lambda p: p[0], params), 0, x, side, cache)[2]
+
+    return jax.tree.map(
+        lambda sums: jnp.zeros(sums.shape, sums.dtype),
+        jax.eval_shape(first, params, x, side, cache),
+    )
+
+
+def remat(
+    body: Body,
+    policy: str,
+    save: Sequence[str] = (),
+    offload: Sequence[str] = (),
+    *,
+    looped: bool = True,
+) -> Body:
     """The body with its activations recomputed for the gradient, as the policy says.
 
     Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost" (arXiv:1604.06174).
@@ -85,6 +113,8 @@ def remat(body: Body, policy: str, save: Sequence[str] = (), offload: Sequence[s
             and is done there.
         save: for "names": activations kept in memory.
         offload: for "names": activations kept in the host's memory.
+        looped: whether a loop runs the layers. What it runs, the compiler cannot merge with what
+            ran before; of unrolled layers it would, and keep everything after all.
     """
     if policy in ("none", "attention"):
         return body
@@ -101,7 +131,7 @@ def remat(body: Body, policy: str, save: Sequence[str] = (), offload: Sequence[s
             "full": policies.nothing_saveable,
             "dots": policies.dots_with_no_batch_dims_saveable,
         }[policy]
-    return jax.checkpoint(body, policy=chosen, prevent_cse=False, static_argnums=(0,))
+    return jax.checkpoint(body, policy=chosen, prevent_cse=not looped, static_argnums=(0,))
 
 
 REMAT_POLICIES = ("none", "full", "dots", "attention", "names")

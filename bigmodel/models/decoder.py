@@ -1,6 +1,5 @@
 """The decoder-only transformer: GPT, Llama, Mistral, Qwen and Gemma by configuration alone."""
 
-import functools
 import math
 from collections.abc import Callable
 
@@ -8,17 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bigmodel.layers import (
-    attention,
-    block,
-    dropout,
-    feedforward,
-    norm,
-    positions,
-    self_attention,
-    stack,
-)
+from bigmodel.layers import attention, block, dropout, positions, stack
 from bigmodel.layers.linear import Einsum, Table
+from bigmodel.models import transformer
 from bigmodel.models.handle import Batch, Model, Outputs, Params
 
 
@@ -73,8 +64,10 @@ class Decoder(nn.Module):
         remat_offload: activations kept in the host's memory, for remat "names".
         scan: whether layers run by scan or unrolled; None: as the platform is quicker.
         attend: the implementation of attention.
+        run: what runs the layers where `scan` does not say otherwise and there is no cache.
         einsum: what computes products with kernels; see `linear.Einsum`.
         attention: its name; "auto": the platform's.
+        context_attention: "ring" or "all_to_all", where the mesh cuts the length.
     """
 
     vocab: int = 50_304
@@ -119,8 +112,10 @@ class Decoder(nn.Module):
     remat_offload: tuple[str, ...] = ()
     scan: bool | None = None
     attend: Callable = attention.reference
+    run: Callable = stack.scanned
     einsum: Callable = jnp.einsum
     attention: str = "auto"
+    context_attention: str = "ring"
 
     @nn.compact
     def __call__(
@@ -133,6 +128,7 @@ class Decoder(nn.Module):
         where = jnp.broadcast_to(start + jnp.arange(T), (1, T)) if where is None else where
         segments = batch.get("segments")
         rows = batch.get("rows", jnp.arange(B))
+        indices = batch.get("indices", jnp.arange(T)[None])
         key = (rngs or {}).get("dropout")
         if cache is not None:
             segments = jnp.ones_like(tokens) if segments is None else segments
@@ -142,34 +138,34 @@ class Decoder(nn.Module):
         x = self.embed(tokens, where)
         # One number past the last layer: the embedding's masks are no layer's.
         embed_keys = dropout.row_keys(key, self.layers, rows)
-        x = dropout.dropout(x, embed_keys, rate=self.dropout, site=0)
+        x = dropout.dropout(x, embed_keys, rate=self.dropout, site=0, indices=indices)
         x = block.Block.constrain(x)
 
-        layer_block = self.make_block()
+        layer_block = transformer.make_block(self)
         angles = self.angles(where)
 
-        def body(kind, params, layer, x, cache):
-            keys = dropout.row_keys(key, layer, rows)
+        def body(kind, params, layer, x, side, cache):
+            keys = dropout.row_keys(key, layer, side["rows"])
             window = self.window if kind == "local" else 0
-            return layer_block.apply(
-                *({"params": params}, x, segments, angles[kind], keys),
-                **dict(window=window, layer=layer, cache=cache),
+            x, cache = layer_block.apply(
+                *({"params": params}, x, side["segments"], side["angles"][kind], keys),
+                **dict(indices=side["indices"], window=window, layer=layer, cache=cache),
             )
+            return x, cache, {}
 
         # Of the block's parameters only the shapes of its inputs matter: one row, one token.
-        example = (
-            x[:1, :1],
-            None,
-            jax.tree.map(lambda a: a[:1, :1], angles[self.pattern[0]]),
-            None,
-        )
+        of_token = jax.tree.map(lambda a: a[:1, :1], angles[self.pattern[0]])
+        example = (x[:1, :1], None, of_token, None)
         params = self.param("layers", stack.init(layer_block, self.layers, *example))
+        side = {"rows": rows, "indices": indices, "segments": segments, "angles": angles}
+        run = stack.unrolled if self.scan is False else stack.scanned if cache else self.run
         if cache is None:
-            body = stack.remat(body, self.remat, self.remat_save, self.remat_offload)
-        run = stack.unrolled if self.scan is False else stack.scanned
-        x, cache = run(body, params, x, cache, self.pattern)
+            policy = (self.remat, self.remat_save, self.remat_offload)
+            body = stack.remat(body, *policy, looped=run is not stack.unrolled)
+        x, cache, _ = run(body, params, x, side, cache, self.pattern)
 
-        x = self.make_norm()(name="final_norm")(x)
+        x = transformer.make_norm(self)(name="final_norm")(x)
+        x = nn.with_logical_constraint(x, ("batch", "length", "act_embed"))
         if not self.tied:
             self.untied_head()(x[:1, :1])  # makes its parameter; `unembed` reads it
         outputs: Outputs = {"hidden": x}
@@ -202,72 +198,12 @@ class Decoder(nn.Module):
         of_local = positions.Rotary(self.rope_local_theta).angles(where, head_dim)
         return {"global": of_global, "local": of_local}
 
-    def make_norm(self) -> Callable[..., nn.Module]:
-        dtypes = dict(dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype))
-        if self.norm == "rms":
-            options = dict(epsilon=self.norm_epsilon, offset=self.norm_offset)
-            return functools.partial(norm.RMSNorm, **options, **dtypes)
-        options = dict(epsilon=self.norm_epsilon, bias=self.norm_bias)
-        return functools.partial(norm.LayerNorm, **options, **dtypes)
-
-    def make_block(self) -> block.Block:
-        """One layer, outside of this module: its parameters are a slice of the stack."""
-        kernel, out_kernel = self.initializers()
-        shared = dict(
-            initializer=kernel,
-            out_initializer=out_kernel,
-            dtype=jnp.dtype(self.dtype),
-            param_dtype=jnp.dtype(self.param_dtype),
-            einsum=self.einsum,
-        )
-        attend = attention.recomputed(self.attend) if self.remat == "attention" else self.attend
-        make_attention = functools.partial(
-            self_attention.Attention,
-            heads=self.heads,
-            kv_heads=self.kv_heads or self.heads,
-            head_dim=self.head_dim or self.width // self.heads,
-            bias=self.bias if self.qkv_bias is None else self.qkv_bias,
-            out_bias=self.bias,
-            qk_norm=self.qk_norm,
-            qk_norm_epsilon=self.norm_epsilon,
-            qk_norm_offset=self.norm_offset,
-            scale=self.attention_scale or None,
-            softcap=self.attention_softcap,
-            dropout=self.attention_dropout,
-            attend=attend,
-            **shared,
-        )
-        gate = feedforward.GATES.get(self.feedforward)
-        make_feedforward = functools.partial(
-            feedforward.GatedFeedForward if gate else feedforward.FeedForward,
-            hidden=self.hidden or 4 * self.width,
-            activation=gate or self.feedforward,
-            bias=self.bias,
-            **shared,
-        )
-        return block.Block(
-            attention=make_attention,
-            feedforward=make_feedforward,
-            norm=self.make_norm(),
-            placement=self.norm_placement,
-            dropout=self.dropout,
-            parent=None,
-        )
-
-    def initializers(self) -> tuple:
-        """Of kernels that read the residual stream, and of those that add to it."""
-        if not self.init_std:
-            return None, None
-        scaled = (2 * self.layers) ** -0.5 if self.init_residual == "scaled" else 1.0
-        normal = nn.initializers.normal
-        return normal(self.init_std), normal(self.init_std * scaled)
-
     def untied_head(self) -> Einsum:
         return Einsum(
             equation="BTD,DV->BTV",
             shape=(self.width, self.vocab),
             axes=("embed", "vocab"),
-            initializer=self.initializers()[0],
+            initializer=transformer.initializers(self)[0],
             dtype=jnp.dtype(self.dtype),
             param_dtype=jnp.dtype(self.param_dtype),
             name="head",

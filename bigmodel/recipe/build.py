@@ -2,12 +2,14 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from bigmodel import config, models, objectives, optimizers
@@ -16,7 +18,7 @@ from bigmodel.layers import linear
 from bigmodel.models.handle import Model
 from bigmodel.objectives import Objective
 from bigmodel.recipe import checks, defaults
-from bigmodel.sharding import kernels, rules
+from bigmodel.sharding import context, kernels, rules
 from bigmodel.sharding import mesh as meshes
 
 
@@ -150,11 +152,14 @@ def make(loaded: config.Loaded | Any, devices: Sequence[jax.Device] | None = Non
 
     mesh = meshes.make(values.mesh.to_dict(), slices=values.mesh_slices, devices=devices)
     table = rules.table(values.rules, values.extra_rules, mesh.axis_names)
-    parts = rules.batch_parts(table, mesh)
-    axes = " x ".join(rules.as_tuple(dict(table)["batch"]))
+    parts, axes = parts_of("batch", table, mesh)
     checks.batch(values.batch, accumulate=values.accumulate, parts=parts, mesh_axes=axes)
+    length_parts, length_axes = parts_of("residual_length", table, mesh)
 
     model, fields = make_model(values, tables["model"], loaded.extensions, mesh, table)
+    order = length_order(values.data.length, fields, table, mesh)
+    multiple = length_parts if order is None else math.lcm(length_parts, 2 * mesh.shape["context"])
+    checks.length(values.data.length, multiple=multiple, mesh_axes=length_axes)
     example = {"tokens": jnp.zeros((1, 1), jnp.int32)}
     boxed = jax.eval_shape(model.init, jax.random.key(0), example)
     rules.shardings(boxed, table, mesh)  # refuses what the mesh does not divide
@@ -162,9 +167,12 @@ def make(loaded: config.Loaded | Any, devices: Sequence[jax.Device] | None = Non
     objective_builder = tables["objective"][values.objective.name]
     terms = config.resolve(values.objective, objective_builder, "objective")
     if terms.get("chunk") == 0 and "vocab" in fields:
-        rows = values.batch // (parts * values.accumulate)  # of one device
-        terms["chunk"] = objectives.chunk_length(rows, values.data.length, fields["vocab"])
+        rows = values.batch // (parts * values.accumulate)  # of one device, as the length
+        length = values.data.length // length_parts
+        terms["chunk"] = length_parts * objectives.chunk_length(rows, length, fields["vocab"])
     objective = objective_builder(model, **terms)
+    if order is not None:
+        objective = in_order(objective, order)
     schedule_builder = tables["schedule"][values.schedule.name]
     schedule = schedule_builder(
         values.steps, **config.resolve(values.schedule, schedule_builder, "schedule")
@@ -197,6 +205,31 @@ def make(loaded: config.Loaded | Any, devices: Sequence[jax.Device] | None = Non
     )
 
 
+def parts_of(axis: str, table: rules.Rules, mesh: jax.sharding.Mesh) -> tuple[int, str]:
+    """Into how many parts a logical axis is cut, and the mesh axes for messages."""
+    cut = dict(table)[axis]
+    return rules.parts(mesh, cut), " x ".join(rules.as_tuple(cut)) or "none"
+
+
+def length_order(
+    length: int, fields: Mapping[str, Any], table: rules.Rules, mesh: jax.sharding.Mesh
+) -> Callable[[], np.ndarray] | None:
+    """In which order a row lies on the mesh, where that is another than its own."""
+    parts = rules.parts(mesh, dict(table)["length"])
+    if parts == 1 or fields.get("context_attention") != "ring":
+        return None
+    return functools.partial(context.zigzag, length, parts)
+
+
+def in_order(objective: Objective, order: Callable[[], np.ndarray]) -> Objective:
+    """The objective of batches whose rows are put in an order first: once for all layers."""
+
+    def of_ordered(params, batch, rng):
+        return objective(params, context.in_order(batch, order()), rng)
+
+    return of_ordered
+
+
 def make_model(
     values: Any,
     table: Mapping[str, Callable],
@@ -214,7 +247,7 @@ def make_model(
     attend = kernels.make_attention(fields["attention"], mesh, rule_table, fields)
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     # Measured: docs/performance.md. A length cut over the mesh cannot be merged with the batch.
-    flat = on_cpu and mesh.shape["context"] == 1
+    flat = on_cpu and parts_of("residual_length", rule_table, mesh)[0] == 1
     chosen = {"scan": not on_cpu} if fields.get("scan") is None else {}
     einsum = linear.flat_einsum if flat else jnp.einsum
     return builder(attend=attend, einsum=einsum, **fields | chosen), fields

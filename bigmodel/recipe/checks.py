@@ -33,6 +33,7 @@ CHOICES = {
     "model.dtype": ("bfloat16", "float32", "float16"),
     "model.param_dtype": ("bfloat16", "float32"),
     "model.remat": stack.REMAT_POLICIES,
+    "model.context_attention": ("ring", "all_to_all"),
     "model.attention": ("auto", "reference", "banded", "chunked", "splash", "cudnn"),
 }
 
@@ -125,6 +126,17 @@ def batch(size: int, *, accumulate: int, parts: int, mesh_axes: str) -> None:
         raise config.InputError(
             f"batch = {size} does not divide over {by}; allowed are multiples of "
             f"{parts * accumulate}, such as {near}."
+        )
+
+
+def length(size: int, *, multiple: int, mesh_axes: str) -> None:
+    """A row's length must come apart evenly over the mesh."""
+    if size % multiple:
+        below = size - size % multiple
+        near = f"{below} or {below + multiple}" if below else str(multiple)
+        raise config.InputError(
+            f"data.length = {size} does not divide over the mesh ({mesh_axes}); allowed are "
+            f"multiples of {multiple}, such as {near}."
         )
 
 

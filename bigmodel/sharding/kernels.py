@@ -1,23 +1,21 @@
 """Attention kernels of a platform, under `jax.shard_map` on the mesh: same contract, other place.
 
 Each takes and returns what `layers.attention.reference` does. Batch and heads are cut as the rules
-say; the length is whole on each device. What a kernel cannot do (a length that its blocks do not
-divide, queries that start at an offset) `layers.attention.chunked` does in its place.
+say, and the length where they say that (sharding/context.py). What a kernel cannot do (a length
+that its blocks do not divide, queries that start at an offset) `layers.attention.chunked` does.
 """
 
 import functools
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from bigmodel import config
-from bigmodel.layers import attention
-from bigmodel.sharding import rules
+from bigmodel.layers import attention, attention_parts
+from bigmodel.sharding import context, rules, splash
 
 PLAIN = {
     "reference": attention.reference,
@@ -25,25 +23,23 @@ PLAIN = {
     "chunked": attention.chunked,
 }
 PLATFORMS = {"splash": "tpu", "cudnn": "gpu"}
-LANES = 128  # of a TPU's vector unit: blocks of the splash kernel are multiples of it
 
 
 def attention_for(name: str, platform: str, fields: Mapping[str, Any]) -> str:
     """The implementation that "auto" stands for; every other name stands for itself.
 
-    The choice of each platform is measured: docs/performance.md.
+    The choice for CPU is measured (docs/performance.md). Elsewhere it is the platform's kernel, or
+    where that cannot run the model the form whose memory grows with the length, not its square.
     """
     if name != "auto":
         return name
     if platform == "cpu":
         return "banded"
-    if fields["attention_dropout"]:
-        return "reference"
-    if platform == "tpu":
+    if platform == "tpu" and not fields["attention_dropout"]:
         return "splash"
-    if platform == "gpu" and not beyond_cudnn(fields):
+    if platform == "gpu" and not fields["attention_dropout"] and not beyond_cudnn(fields):
         return "cudnn"
-    return "reference"
+    return "chunked"
 
 
 def make_attention(
@@ -78,10 +74,55 @@ def make_attention(
             f"model.attention = 'cudnn' cannot run {why}; "
             f"allowed here are auto, {', '.join(PLAIN)}."
         )
-    if name in PLAIN:
+    local = local_kernel(name, blocks)
+    known = dict(table)
+    how: Callable[..., jax.Array]
+    if rules.parts(mesh, known["length"]) > 1:
+        check_context(mesh, known, fields)
+        if fields["context_attention"] == "ring":
+            how = functools.partial(context.ring, parts_for(name, blocks), mesh, known)
+        else:
+            how = functools.partial(context.all_to_all, local, mesh, known)
+    elif name in PLAIN:
         return PLAIN[name]
-    local = cudnn if name == "cudnn" else functools.partial(splash, **(blocks or {}))
-    return functools.partial(sharded, local, mesh, dict(table))
+    else:
+        how = functools.partial(on_each_device, local, mesh, known)
+    rows, length = (rules.parts(mesh, known[axis]) for axis in ("batch", "length"))
+    return functools.partial(aligned, how, (rows, length))
+
+
+def local_kernel(name: str, blocks: Mapping[str, Any] | None) -> attention.Attend:
+    """The implementation for one device."""
+    if name == "splash":
+        return functools.partial(splash.splash, **(blocks or {}))
+    return cudnn if name == "cudnn" else PLAIN[name]
+
+
+def parts_for(name: str, blocks: Mapping[str, Any] | None) -> attention_parts.Parts:
+    """What computes a part of a ring's keys: the TPU's kernel, or plain products."""
+    if name == "splash":
+        return splash.Parts(tuple((blocks or {}).items()))
+    return attention_parts
+
+
+def check_context(mesh: Mesh, known: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
+    """Refuses what attention over a length that is cut cannot do."""
+    if rules.as_tuple(known["length"]) != (context.AXIS,):
+        raise config.InputError(
+            f"rules: logical axis 'length' lies on {known['length']!r}; attention knows how to go "
+            f"over mesh axis {context.AXIS!r} alone, or None."
+        )
+    n, tensor = mesh.shape[context.AXIS], rules.parts(mesh, known["act_heads"])
+    if fields["attention_dropout"]:
+        raise config.InputError(
+            f"model.attention_dropout = {fields['attention_dropout']}: probabilities cannot be "
+            f"dropped where the length is cut (mesh.context = {n}); allowed is 0."
+        )
+    if fields["context_attention"] == "all_to_all" and fields["heads"] % (n * tensor):
+        raise config.InputError(
+            f"model.heads = {fields['heads']} does not divide over mesh.context x tensor = {n} x "
+            f"{tensor}, as model.context_attention = 'all_to_all' cuts them; 'ring' does not."
+        )
 
 
 def beyond_cudnn(fields: Mapping[str, Any]) -> str:
@@ -96,10 +137,9 @@ def beyond_cudnn(fields: Mapping[str, Any]) -> str:
     return ""
 
 
-def sharded(
-    local: attention.Attend,
-    mesh: Mesh,
-    known: Mapping[str, Any],
+def aligned(
+    how: attention.Attend,
+    multiples: tuple[int, int],
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
@@ -111,6 +151,34 @@ def sharded(
     keys: jax.Array | None = None,
     **options: Any,
 ) -> jax.Array:
+    """`how`, or where rows or length do not come apart over the mesh plain attention.
+
+    Args:
+        how: attention on a mesh.
+        multiples: of rows and of the length that it can cut.
+        q: see `attention.reference`, also for all that follow.
+    """
+    if dropout and keys is not None:
+        raise ValueError("this attention kernel cannot drop probabilities")
+    from_start = isinstance(offset, int) and offset == 0
+    fits = q.shape[0] % multiples[0] == q.shape[1] % multiples[1] == 0
+    if from_start and fits:
+        return how(q, k, v, segments, kv_segments, **options)
+    # Decoding; or parameters are made, from one row.
+    return attention.chunked(q, k, v, segments, kv_segments, offset=offset, **options)
+
+
+def on_each_device(
+    local: attention.Attend,
+    mesh: Mesh,
+    known: Mapping[str, Any],
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segments: jax.Array | None = None,
+    kv_segments: jax.Array | None = None,
+    **options: Any,
+) -> jax.Array:
     """A kernel on each device's own rows and heads.  [B, T, H, C] -> [B, T, H, C]
 
     Args:
@@ -119,138 +187,9 @@ def sharded(
         known: mesh axes of the logical axes "batch" and "act_heads".
         q: see `attention.reference`, also for all that follow.
     """
-    if dropout and keys is not None:
-        raise ValueError("this attention kernel cannot drop probabilities")
-    rows, heads = known["batch"], known["act_heads"]
-    kv_segments = segments if kv_segments is None else kv_segments
-    aligned = isinstance(offset, int) and offset == 0
-    if not aligned or q.shape[0] % parts(mesh, rows):  # decoding; parameters made from one row
-        return attention.chunked(q, k, v, segments, kv_segments, offset=offset, **options)
-
-    k, v = spread(k, parts(mesh, heads)), spread(v, parts(mesh, heads))
-    of_heads, of_rows = PartitionSpec(rows, None, heads, None), PartitionSpec(rows, None)
-    arrays, specs = [q, k, v], [of_heads] * 3
-    if segments is not None and kv_segments is not None:
-        arrays, specs = [*arrays, segments, kv_segments], [*specs, of_rows, of_rows]
-    run = jax.shard_map(
-        functools.partial(local, **options),
-        mesh=mesh,
-        in_specs=tuple(specs),
-        out_specs=of_heads,
-        check_vma=False,
-    )
-    return run(*arrays)
-
-
-def parts(mesh: Mesh, cut: str | tuple[str, ...] | None) -> int:
-    """Into how many parts an axis is cut."""
-    return math.prod(mesh.shape[axis] for axis in rules.as_tuple(cut))
-
-
-def spread(x: jax.Array, devices: int) -> jax.Array:
-    """Key or value heads repeated until `devices` divide them, each beside its own queries."""
-    K = x.shape[2]
-    return x if K % devices == 0 else jnp.repeat(x, math.lcm(K, devices) // K, axis=2)
-
-
-def splash(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    segments: jax.Array | None = None,
-    kv_segments: jax.Array | None = None,
-    *,
-    causal: bool = True,
-    window: int = 0,
-    scale: float | None = None,
-    softcap: float = 0.0,
-    block_q: int = 512,
-    block_kv: int = 512,
-    block_kv_compute: int = 512,
-    backward_block_q: int = 512,
-    backward_block_kv: int = 512,
-    backward_block_kv_compute: int = 512,
-    fused_backward: bool = False,
-    interpret: bool = False,
-) -> jax.Array:
-    """The TPU's block-sparse flash attention (Pallas), for one device.
-
-    Args:
-        q: see `attention.reference`, also for all that follow up to `softcap`.
-        block_q: most queries in memory at a time; cut down to what divides the length.
-        block_kv: the same for keys.
-        block_kv_compute: keys in one product, at most `block_kv`.
-        backward_block_q: the same for the gradient.
-        backward_block_kv: the same for the gradient.
-        backward_block_kv_compute: the same for the gradient.
-        fused_backward: gradients of q, k and v from one kernel: 5 products where two kernels need
-            7, and S / backward_block_kv copies of q's gradient.
-        interpret: run as plain jax on any platform, for tests.
-    """
-    (T, H, C), S = q.shape[1:], k.shape[1]
-    kv_segments = segments if kv_segments is None else kv_segments
-    if T % LANES or S % LANES:
-        options: dict[str, Any] = dict(causal=causal, window=window, scale=scale, softcap=softcap)
-        return attention.chunked(q, k, v, segments, kv_segments, **options)
-
-    blocks = dict(block_q=fit(T, block_q), block_kv=fit(S, block_kv))
-    blocks["block_kv_compute"] = fit(blocks["block_kv"], block_kv_compute)
-    backward_q, backward_kv = fit(T, backward_block_q), fit(S, backward_block_kv)
-    blocks |= dict(block_q_dkv=backward_q, block_kv_dkv=backward_kv)
-    blocks["block_kv_dkv_compute"] = fit(backward_kv, backward_block_kv_compute)
-    if not fused_backward:
-        blocks |= dict(block_q_dq=backward_q, block_kv_dq=backward_kv)
-    attend = make_splash(
-        *(T, S, H, causal, window, softcap),
-        blocks | dict(use_fused_bwd_kernel=fused_backward),
-        interpret=interpret,
-    )
-
-    q = q * jnp.asarray(1 / math.sqrt(C) if scale is None else scale, q.dtype)
-    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
-    out = jax.vmap(attend)(q, k, v, segments, kv_segments)
-    return jnp.swapaxes(out, 1, 2)
-
-
-def fit(length: int, wanted: int) -> int:
-    """The largest multiple of 128 that divides `length` and is at most `wanted`, or 128."""
-    fitting = (b for b in range(LANES, min(length, wanted) + 1, LANES) if length % b == 0)
-    return max(fitting, default=LANES)
-
-
-def make_splash(
-    T: int,
-    S: int,
-    H: int,
-    causal: bool,
-    window: int,
-    softcap: float,
-    blocks: Mapping[str, Any],
-    *,
-    interpret: bool,
-) -> Callable[..., jax.Array]:
-    """The kernel for one row: (q [H, T, C], k and v [K, S, C], segments, kv_segments)."""
-    from jax.experimental.pallas.ops.tpu import splash_attention as library
-
-    one: library.Mask
-    if window:
-        one = library.LocalMask((T, S), (window - 1, 0 if causal else window - 1), offset=0)
-    else:
-        one = library.CausalMask((T, S)) if causal else library.FullMask((T, S))
-    kernel = library.make_splash_mha_single_device(
-        mask=library.MultiHeadMask([one] * H),
-        block_sizes=library.BlockSizes(**blocks),
-        attn_logits_soft_cap=softcap or None,
-        # What remat keeps under this name is all that the gradient reads: no kernel runs twice.
-        residual_checkpoint_name="attention",
-        interpret=interpret,
-    )
-
-    def attend(q, k, v, segments, kv_segments):
-        ids = None if segments is None else library.SegmentIds(q=segments, kv=kv_segments)
-        return kernel(q, k, v, ids)
-
-    return attend
+    run = functools.partial(local, **options)
+    devices = rules.parts(mesh, known["act_heads"])
+    return context.per_device(run, mesh, known, devices, q, k, v, segments, kv_segments)
 
 
 def cudnn(

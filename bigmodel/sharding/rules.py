@@ -1,6 +1,7 @@
 """Where logical axes lie on the mesh: one row each, and the checks that a table holds."""
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,32 +14,58 @@ from bigmodel import config, trees
 Rules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
 # fmt: off
-#    logical axis     mesh axes            cut because
+#    logical axis         mesh axes            cut because
 FSDP_TENSOR: Rules = (
     # activations
-    ("batch",         ("data", "fsdp")),   # every device sees its own examples
-    ("length",        None),
-    ("act_embed",     None),
-    ("act_mlp",       "tensor"),           # these follow the kernels below
-    ("act_heads",     "tensor"),
-    ("act_kv_heads",  "tensor"),
+    ("batch",             ("data", "fsdp", "expert")),  # each device has its own rows
+    ("length",            "context"),          # long rows; attention brings keys round
+    ("residual_length",   "context"),          # of the stream between the layers
+    ("act_embed",         None),
+    ("act_mlp",           "tensor"),           # these follow the kernels below
+    ("act_heads",         "tensor"),
+    ("act_kv_heads",      "tensor"),
     # parameters
-    ("embed",         "fsdp"),             # gathered just before use
-    ("mlp",           "tensor"),
-    ("heads",         "tensor"),
-    ("kv_heads",      "tensor"),
-    ("head_dim",      None),
-    ("vocab",         "tensor"),
-    ("positions",     None),
-    ("norm",          None),               # vectors as long as the width: too small to cut
-    ("layers",        None),               # the scan axis, never cut
+    ("embed",             ("fsdp", "expert", "context")),  # gathered just before use
+    ("mlp",               "tensor"),
+    ("heads",             "tensor"),
+    ("kv_heads",          "tensor"),
+    ("head_dim",          None),
+    ("vocab",             "tensor"),
+    ("positions",         None),
+    ("norm",              None),               # vectors as long as the width: too small to cut
+    ("layers",            "stage"),            # each stage of a pipeline has its own
 )
 # fmt: on
 
-# Every parameter whole on every device: the classic data parallelism.
-REPLICATED: Rules = tuple((axis, cut if axis == "batch" else None) for axis, cut in FSDP_TENSOR)
 
-RULES = {"fsdp_tensor": FSDP_TENSOR, "replicated": REPLICATED}
+def changed(table: Rules, **rows: str | tuple[str, ...] | None) -> Rules:
+    """A table with some of its rows, or more of them, put otherwise."""
+    return tuple((dict(table) | rows).items())
+
+
+# Sequence parallelism (Korthikanti et al. 2022, arXiv:2205.05198): norms, dropout and the residual
+# stream are cut over "tensor" too, and what was an all-reduce is a reduce-scatter and a gather.
+SEQUENCE: Rules = changed(FSDP_TENSOR, residual_length=("context", "tensor"))
+
+# Every parameter whole on every device: the classic data parallelism.
+REPLICATED: Rules = tuple(
+    (axis, cut if axis in ("batch", "length", "residual_length", "layers") else None)
+    for axis, cut in FSDP_TENSOR
+)
+
+# ZeRO-1 (Rajbhandari et al. 2019, arXiv:1910.02054): parameters as in FSDP_TENSOR; what the
+# optimizer keeps, and so its update, is cut over "data" besides. A row "optimizer/AXIS" is that of
+# AXIS in the optimizer's state.
+ZERO1: Rules = changed(FSDP_TENSOR, **{"optimizer/embed": ("fsdp", "expert", "context", "data")})
+
+RULES = {
+    "fsdp_tensor": FSDP_TENSOR,
+    "sequence": SEQUENCE,
+    "replicated": REPLICATED,
+    "zero1": ZERO1,
+}
+
+OF_STATE = "optimizer/"
 
 
 def table(name: str, extra: Sequence[tuple], mesh_axes: Sequence[str]) -> Rules:
@@ -126,7 +153,7 @@ def check(
                 f"Add a row ({axis!r}, <mesh axis or None>) to `extra_rules` of the config"
                 + (f", or name the axis {close[0]!r}." if close else ".")
             )
-        parts = 1
+        cut = 1
         for mesh_axis in as_tuple(known[axis]):
             if mesh_axis in taken:
                 raise config.InputError(
@@ -135,10 +162,10 @@ def check(
                     f"mesh axis or None in `extra_rules`."
                 )
             taken[mesh_axis] = axis
-            parts *= mesh.shape[mesh_axis]
-        if length % parts:
+            cut *= mesh.shape[mesh_axis]
+        if length % cut:
             raise config.InputError(
-                f"{path}: axis {axis!r} of length {length} is cut {parts} ways over mesh "
+                f"{path}: axis {axis!r} of length {length} is cut {cut} ways over mesh "
                 f"{' x '.join(as_tuple(known[axis]))}, which does not divide it; sizes that do: "
                 f"{', '.join(str(n) for n in range(1, length + 1) if length % n == 0 and n <= 64)}"
             )
@@ -149,12 +176,15 @@ def batch_sharding(rules: Rules, mesh: jax.sharding.Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(as_tuple(dict(rules)["batch"]) or None))
 
 
-def batch_parts(rules: Rules, mesh: jax.sharding.Mesh) -> int:
-    """Into how many parts the batch is cut."""
-    parts = 1
-    for mesh_axis in as_tuple(dict(rules)["batch"]):
-        parts *= mesh.shape[mesh_axis]
-    return parts
+def parts(mesh: jax.sharding.Mesh, cut: str | tuple[str, ...] | None) -> int:
+    """Into how many parts an axis is cut."""
+    return math.prod(mesh.shape[axis] for axis in as_tuple(cut))
+
+
+def of_state(rules: Rules) -> Rules:
+    """The rules of what the optimizer keeps: its rows "optimizer/AXIS" are those of AXIS."""
+    own = {axis.removeprefix(OF_STATE): cut for axis, cut in rules if axis.startswith(OF_STATE)}
+    return tuple((dict(rules) | own).items())
 
 
 def like_params(tree: Any, params: Any, params_shardings: Any, mesh: jax.sharding.Mesh) -> Any:

@@ -45,12 +45,13 @@ def abstract(recipe: recipes.Recipe) -> TrainState:
     mesh = recipe.mesh
     shapes = jax.eval_shape(initializer(recipe))
     params = rules.shardings(recipe.boxed_params, recipe.rules, mesh)
+    of_state = rules.shardings(recipe.boxed_params, rules.of_state(recipe.rules), mesh)
     whole = NamedSharding(mesh, PartitionSpec())
     shardings = TrainState(
         step=whole,
         params=params,
         frozen=jax.tree.map(lambda _: whole, shapes.frozen),
-        opt_state=rules.like_params(shapes.opt_state, shapes.params, params, mesh),
+        opt_state=rules.like_params(shapes.opt_state, shapes.params, of_state, mesh),
         rng=whole,
         ema=None if shapes.ema is None else params,
     )

@@ -49,13 +49,13 @@ def compiled(
     k = array((B, T, kv_heads, C), dtype, "batch")
     ids = array((B, T), "int32", "batch") if segments else None
 
-    def layer(kind, factor, number, q, kv):
-        return attend(q * factor, *kv[:2], kv[2], **options), kv
+    def layer(kind, factor, number, q, kv, cache):
+        return attend(q * factor, *kv[:2], kv[2], **options), cache, {}
 
     def loss(q, k, v, ids):
         run = stack.remat(layer, remat, save=("attention",))
         factors = jnp.ones((2,), dtype)  # of two layers
-        out, _ = stack.scanned(run, factors, q, (k, v, ids), ("global",))
+        out, _, _ = stack.scanned(run, factors, q, (k, v, ids), None, ("global",))
         return out.astype(jnp.float32).sum()
 
     gradient = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))

@@ -14,7 +14,7 @@ import pytest
 
 from bigmodel import config
 from bigmodel.layers import attention
-from bigmodel.sharding import kernels, rules
+from bigmodel.sharding import kernels, rules, splash
 from bigmodel.sharding import mesh as meshes
 from tests.quick import jit
 
@@ -33,7 +33,7 @@ CASES: dict[str, dict] = {
 }
 SOFT_CAPPED: dict[str, dict] = {"soft_cap": dict(softcap=2.0, scale=0.7, segments=True)}
 SPLASH = functools.partial(
-    kernels.splash,
+    splash.splash,
     interpret=True,
     block_q=128,
     block_kv=128,
@@ -79,7 +79,7 @@ def test_splash_with_one_kernel_for_all_gradients_is_the_reference():
 @pytest.mark.parametrize("length", [40, 200])
 def test_splash_leaves_lengths_that_its_blocks_do_not_divide_to_chunks(length):
     case = dict(T=length, segments=True, H=4, window=30, softcap=2.0)
-    found = value_and_gradient(kernels.splash, case)  # not interpreted: a kernel would not compile
+    found = value_and_gradient(splash.splash, case)  # not interpreted: a kernel would not compile
     assert_same(found, value_and_gradient(attention.reference, case))
 
 
@@ -88,7 +88,7 @@ def test_splash_leaves_lengths_that_its_blocks_do_not_divide_to_chunks(length):
     [(4096, 512, 512), (640, 512, 128), (768, 512, 384), (128, 512, 128), (1024, 100, 128)],
 )
 def test_a_block_divides_the_length(length, wanted, block):
-    assert kernels.fit(length, wanted) == block
+    assert splash.fit(length, wanted) == block
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -138,7 +138,11 @@ MESHES = {
 def on_mesh(local, axes):
     mesh = meshes.make(axes)
     table = rules.table("fsdp_tensor", (), mesh.axis_names)
-    return functools.partial(kernels.sharded, local, mesh, dict(table))
+    return functools.partial(
+        kernels.aligned,
+        functools.partial(kernels.on_each_device, local, mesh, dict(table)),
+        (rules.parts(mesh, dict(table)["batch"]), 1),
+    )
 
 
 @pytest.mark.parametrize("name", MESHES)
@@ -188,13 +192,13 @@ FIELDS = dict(
     [
         ("tpu", {}, "splash"),
         ("tpu", dict(attention_softcap=50.0), "splash"),
-        ("tpu", dict(attention_dropout=0.1), "reference"),
+        ("tpu", dict(attention_dropout=0.1), "chunked"),
         ("gpu", {}, "cudnn"),
-        ("gpu", dict(dtype="float32"), "reference"),
-        ("gpu", dict(attention_softcap=50.0), "reference"),
-        ("gpu", dict(attention_dropout=0.1), "reference"),
-        ("gpu", dict(head_dim=256), "reference"),
-        ("gpu", dict(heads=128), "reference"),
+        ("gpu", dict(dtype="float32"), "chunked"),
+        ("gpu", dict(attention_softcap=50.0), "chunked"),
+        ("gpu", dict(attention_dropout=0.1), "chunked"),
+        ("gpu", dict(head_dim=256), "chunked"),
+        ("gpu", dict(heads=128), "chunked"),
         ("cpu", {}, "banded"),
     ],
 )

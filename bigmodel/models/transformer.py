@@ -1,0 +1,85 @@
+"""What families share: the layer of a transformer, its norms and initializers, from their fields.
+
+Each function takes a family's module, such as `Decoder`, and reads the fields that it is about.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from bigmodel.layers import attention, block, feedforward, norm, self_attention
+
+
+def dtypes(of: Any) -> dict[str, Any]:
+    return dict(dtype=jnp.dtype(of.dtype), param_dtype=jnp.dtype(of.param_dtype))
+
+
+def make_norm(of: Any) -> Callable[..., nn.Module]:
+    """Makes a norm, given its name."""
+    if of.norm == "rms":
+        options = dict(epsilon=of.norm_epsilon, offset=of.norm_offset)
+        return functools.partial(norm.RMSNorm, **options, **dtypes(of))
+    options = dict(epsilon=of.norm_epsilon, bias=of.norm_bias)
+    return functools.partial(norm.LayerNorm, **options, **dtypes(of))
+
+
+def initializers(of: Any) -> tuple:
+    """Of kernels that read the residual stream, and of those that add to it."""
+    if not of.init_std:
+        return None, None
+    scaled = (2 * of.layers) ** -0.5 if of.init_residual == "scaled" else 1.0
+    normal = nn.initializers.normal
+    return normal(of.init_std), normal(of.init_std * scaled)
+
+
+def make_block(of: Any) -> block.Block:
+    """One layer, outside of the family's module: its parameters are a slice of the stack."""
+    return block.Block(
+        attention=make_attention(of),
+        feedforward=make_feedforward(of),
+        norm=make_norm(of),
+        placement=of.norm_placement,
+        dropout=of.dropout,
+        parent=None,
+    )
+
+
+def products(of: Any) -> dict[str, Any]:
+    """What all products with kernels share."""
+    kernel, out_kernel = initializers(of)
+    return dict(initializer=kernel, out_initializer=out_kernel, einsum=of.einsum, **dtypes(of))
+
+
+def make_attention(of: Any) -> Callable[..., nn.Module]:
+    """Makes the attention layer, given its name."""
+    return functools.partial(
+        self_attention.Attention,
+        heads=of.heads,
+        kv_heads=of.kv_heads or of.heads,
+        head_dim=of.head_dim or of.width // of.heads,
+        bias=of.bias if of.qkv_bias is None else of.qkv_bias,
+        out_bias=of.bias,
+        qk_norm=of.qk_norm,
+        qk_norm_epsilon=of.norm_epsilon,
+        qk_norm_offset=of.norm_offset,
+        scale=of.attention_scale or None,
+        softcap=of.attention_softcap,
+        dropout=of.attention_dropout,
+        attend=attention.recomputed(of.attend) if of.remat == "attention" else of.attend,
+        **products(of),
+    )
+
+
+def make_feedforward(of: Any) -> Callable[..., nn.Module]:
+    """Makes the feed-forward layer, given its name."""
+    gate = feedforward.GATES.get(of.feedforward)
+    return functools.partial(
+        feedforward.GatedFeedForward if gate else feedforward.FeedForward,
+        hidden=of.hidden or 4 * of.width,
+        activation=gate or of.feedforward,
+        bias=of.bias,
+        **products(of),
+    )

@@ -1,0 +1,109 @@
+"""The table of layouts, and what a test may ask of one: a row is tested by being here."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from bigmodel import recipe as recipes
+from bigmodel import trees
+from bigmodel.data import pipeline
+from bigmodel.sharding import mesh as meshes
+from bigmodel.train import state, step
+from tests import runs
+
+# name -> what of the config it changes, on 8 devices
+LAYOUTS: dict[str, dict[str, Any]] = {
+    # one axis
+    "data8": dict(mesh=dict(data=8)),
+    "fsdp8": dict(mesh=dict(fsdp=8)),
+    "tensor2": dict(mesh=dict(tensor=2)),
+    "tensor4_whole_kv": dict(  # more devices than key and value heads
+        mesh=dict(fsdp=2, tensor=4), extra_rules=(("kv_heads", None), ("act_kv_heads", None))
+    ),
+    "expert8": dict(mesh=dict(expert=8)),
+    "ring8": dict(mesh=dict(context=8)),
+    "all_to_all4": dict(mesh=dict(context=4), model=dict(context_attention="all_to_all")),
+    # several
+    "data4_fsdp2": dict(mesh=dict(data=4, fsdp=2)),
+    "fsdp4_tensor2": dict(mesh=dict(fsdp=4, tensor=2)),
+    "data2_fsdp2_tensor2": dict(mesh=dict(data=2, fsdp=2, tensor=2)),
+    "fsdp2_ring2_tensor2": dict(mesh=dict(fsdp=2, context=2, tensor=2)),
+    "fsdp2_ring4": dict(mesh=dict(fsdp=2, context=4)),
+    "data2_all_to_all2_tensor2": dict(
+        mesh=dict(data=2, context=2, tensor=2), model=dict(context_attention="all_to_all")
+    ),
+    # other tables of rules
+    "replicated": dict(mesh=dict(data=8), rules="replicated"),
+    "zero1": dict(mesh=dict(data=4, fsdp=2), rules="zero1"),
+    "sequence": dict(mesh=dict(fsdp=4, tensor=2), rules="sequence"),
+    "sequence_ring2": dict(mesh=dict(fsdp=2, context=2, tensor=2), rules="sequence"),
+    # two slices
+    "slices2_data": dict(mesh=dict(data=2, fsdp=2, tensor=2), mesh_slices=2),
+    "slices2_fsdp": dict(mesh=dict(fsdp=4, context=2), mesh_slices=2),
+    # a batch in parts, and layers that are recomputed
+    "accumulate4": dict(mesh=dict(fsdp=2, tensor=2), accumulate=4),
+    "remat_ring2": dict(mesh=dict(fsdp=2, context=2), model=dict(remat="full")),
+}
+
+# name -> what of the config's model it changes
+FAMILIES: dict[str, dict[str, Any]] = {
+    "dense": {},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a layout gives: numbers on the host, by path."""
+
+    loss: float
+    grads: dict[str, np.ndarray]
+    recipe: recipes.Recipe
+    state: state.TrainState
+
+
+def make(family: str, layout: dict[str, Any]) -> recipes.Recipe:
+    model = {**FAMILIES[family], **layout.get("model", {})}
+    return recipes.make(runs.config(**{**layout, "model": model}))
+
+
+def gradient(recipe: recipes.Recipe) -> Callable:
+    """(params, batch, key) -> (loss, gradients), for each token of the batch."""
+
+    def of_batch(params, frozen, batch, rng):
+        return recipe.objective(params, batch, rng)
+
+    summed = step.accumulated(jax.value_and_grad(of_batch, has_aux=True), recipe.accumulate)
+
+    def of_token(params, batch, rng):
+        (loss, sums), grads = summed(params, {}, batch, rng)
+        return loss / sums["weight"], trees.scale(grads, 1 / sums["weight"])
+
+    return of_token
+
+
+def find(family: str, layout: dict[str, Any]) -> Found:
+    """Loss and gradients of the first batch under a layout, and the state that it begins with."""
+    recipe = make(family, layout)
+    batches = recipes.train_batches(recipe)
+    with meshes.use(recipe.mesh, recipe.rules):
+        now = state.create(recipe)
+        batch = pipeline.place(batches, 0, lambda *_: recipe.batch_sharding)
+        loss, grads = jax.jit(gradient(recipe))(now.params, batch, now.rng)
+    return Found(float(loss), trees.flatten(jax.device_get(grads)), recipe, now)
+
+
+@functools.cache
+def reference(family: str) -> Found:
+    return find(family, {})
+
+
+def differences(found: Found, wanted: Found) -> dict[str, float]:
+    """How far the loss and each gradient are off, relative to the reference's."""
+    off = {"loss": abs(found.loss - wanted.loss) / abs(wanted.loss)}
+    for path, grad in wanted.grads.items():
+        off[path] = float(np.linalg.norm(found.grads[path] - grad) / np.linalg.norm(grad))
+    return off
