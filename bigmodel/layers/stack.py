@@ -136,4 +136,4 @@ def remat(
 
 REMAT_POLICIES = ("none", "full", "dots", "attention", "names")
 # What layers name by `checkpoint_name`, and so what `save` and `offload` may say.
-ACTIVATIONS = ("query", "key", "value", "attention", "gate", "up", "residual")
+ACTIVATIONS = ("query", "key", "value", "key_value", "attention", "gate", "up", "residual")

@@ -18,7 +18,7 @@ from bigmodel.layers import linear
 from bigmodel.models.handle import Model
 from bigmodel.objectives import Objective
 from bigmodel.recipe import checks, defaults
-from bigmodel.sharding import context, kernels, rules
+from bigmodel.sharding import context, experts, kernels, rules
 from bigmodel.sharding import mesh as meshes
 
 
@@ -250,7 +250,9 @@ def make_model(
     flat = on_cpu and parts_of("residual_length", rule_table, mesh)[0] == 1
     chosen = {"scan": not on_cpu} if fields.get("scan") is None else {}
     einsum = linear.flat_einsum if flat else jnp.einsum
-    return builder(attend=attend, einsum=einsum, **fields | chosen), fields
+    compute_experts = experts.make(mesh, rule_table, capacity=fields["expert_capacity"])
+    bound = dict(attend=attend, einsum=einsum, compute_experts=compute_experts)
+    return builder(**bound, **fields | chosen), fields
 
 
 def unboxed_params(recipe: Recipe) -> Any:

@@ -30,6 +30,11 @@ FSDP_TENSOR: Rules = (
     ("heads",             "tensor"),
     ("kv_heads",          "tensor"),
     ("head_dim",          None),
+    ("latent",            None),               # of latent attention: each device makes its heads
+    ("experts",           "expert"),           # tokens go to where theirs are
+    ("expert_embed",      ("fsdp", "context")),
+    ("router",            None),
+    ("router_embed",      None),
     ("vocab",             "tensor"),
     ("positions",         None),
     ("norm",              None),               # vectors as long as the width: too small to cut

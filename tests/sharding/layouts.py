@@ -52,6 +52,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 # name -> what of the config's model it changes
 FAMILIES: dict[str, dict[str, Any]] = {
     "dense": {},
+    "experts": dict(experts=8, expert_hidden=32, shared_experts=1),
+    "experts_with_room": dict(experts=8, expert_hidden=32, expert_capacity=1.0),
 }
 
 
@@ -67,7 +69,8 @@ class Found:
 
 def make(family: str, layout: dict[str, Any]) -> recipes.Recipe:
     model = {**FAMILIES[family], **layout.get("model", {})}
-    return recipes.make(runs.config(**{**layout, "model": model}))
+    objective = dict(balance_loss=0.01, router_z_loss=1e-3)
+    return recipes.make(runs.config(**{**layout, "model": model, "objective": objective}))
 
 
 def gradient(recipe: recipes.Recipe) -> Callable:
