@@ -184,9 +184,10 @@ class Decoder(nn.Module):
             # Of its parameters only the shapes of its inputs matter: one row, one token.
             of_token = jax.tree.map(lambda a: a[:1, :1], angles[self.pattern[0]])
             example = (x[:1, :1], None, of_token, None)
-            params = self.param(name, stack.init(layer_block, end - first, *example))
+            params = self.param(name, stack.init(layer_block, end - first, name, *example))
             body = self.body(layer_block, key, first)
-            x, cache, found = self.run_layers(body, params, x, side, cache, first)
+            run = stack.scanned if cache or name != "layers" else self.run
+            x, cache, found = self.run_layers(run, body, params, x, side, cache, first)
             if found:  # losses as a mean over the layers, so that their price knows no depth
                 mean = jax.tree.map(lambda loss, n=end - first: loss / n, found["losses"])
                 sums = found | {"losses": mean}
@@ -221,9 +222,9 @@ class Decoder(nn.Module):
 
         return of_layer
 
-    def run_layers(self, body: stack.Body, params, x, side, cache, first: int):
-        """A stack by whatever runs it."""
-        run = stack.unrolled if self.scan is False else stack.scanned if cache else self.run
+    def run_layers(self, run: stack.Runner, body: stack.Body, params, x, side, cache, first: int):
+        """A stack by what runs it, where `scan` does not say otherwise."""
+        run = stack.unrolled if self.scan is False else run
         if cache is None:
             policy = (self.remat, self.remat_save, self.remat_offload)
             body = stack.remat(body, *policy, looped=run is not stack.unrolled)

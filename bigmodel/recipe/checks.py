@@ -8,13 +8,13 @@ from bigmodel.layers import feedforward, router, stack
 
 POSITIVE = (
     *("steps", "batch", "accumulate", "mesh_slices", "data.length", "log.every"),
-    "checkpoint.keep",
+    *("checkpoint.keep", "pipeline.repeats"),
 )
 NOT_NEGATIVE = (
     "checkpoint.every",
     "profile.start",
     "profile.steps",
-    "data.workers",
+    *("data.workers", "pipeline.microbatches"),
 )
 CHOICES = {
     "nonfinite": ("stop", "skip"),
@@ -181,17 +181,18 @@ def experts(fields: Mapping[str, Any]) -> None:
         )
 
 
-def batch(size: int, *, accumulate: int, parts: int, mesh_axes: str) -> None:
-    """The batch must come apart evenly, first over the mesh, then in `accumulate` parts."""
-    if size % (parts * accumulate):
-        by = f"{parts} parts of the mesh ({mesh_axes})" + (
-            f" x accumulate = {accumulate}" if accumulate > 1 else ""
-        )
-        below = size - size % (parts * accumulate)
-        near = f"{below} or {below + parts * accumulate}" if below else str(parts * accumulate)
+def batch(size: int, *, accumulate: int, parts: int, mesh_axes: str, microbatches: int = 1) -> None:
+    """The batch must come apart evenly over the mesh, in `accumulate` parts, and microbatches."""
+    multiple = parts * accumulate * microbatches
+    if size % multiple:
+        by = f"{parts} parts of the mesh ({mesh_axes})"
+        by += f" x accumulate = {accumulate}" if accumulate > 1 else ""
+        by += f" x pipeline.microbatches = {microbatches}" if microbatches > 1 else ""
+        below = size - size % multiple
+        near = f"{below} or {below + multiple}" if below else str(multiple)
         raise config.InputError(
             f"batch = {size} does not divide over {by}; allowed are multiples of "
-            f"{parts * accumulate}, such as {near}."
+            f"{multiple}, such as {near}."
         )
 
 
@@ -203,6 +204,26 @@ def length(size: int, *, multiple: int, mesh_axes: str) -> None:
         raise config.InputError(
             f"data.length = {size} does not divide over the mesh ({mesh_axes}); allowed are "
             f"multiples of {multiple}, such as {near}."
+        )
+
+
+def pipeline(fields: Mapping[str, Any], *, stages: int, microbatches: int, repeats: int) -> None:
+    """Layers must come apart evenly over the stages, in whole patterns, and have work for all."""
+    layers = fields["layers"] - (fields["dense_layers"] if fields["experts"] else 0)
+    runs, period = stages * repeats, len(fields["pattern"])
+    if layers % (runs * period):
+        each = f"mesh.stage x pipeline.repeats = {stages} x {repeats}"
+        pattern = f" in patterns of {period} (model.pattern)" if period > 1 else ""
+        below = layers - layers % (runs * period)
+        near = f"{below} or {below + runs * period}" if below else str(runs * period)
+        raise config.InputError(
+            f"model.layers = {fields['layers']}: the {layers} that go through the pipeline do not "
+            f"divide over {each}{pattern}; {near} would."
+        )
+    if repeats > 1 and microbatches < stages:
+        raise config.InputError(
+            f"pipeline.microbatches = {microbatches}: with pipeline.repeats = {repeats} there must "
+            f"be one for each stage at least; allowed are {stages} and more."
         )
 
 

@@ -39,6 +39,7 @@ FSDP_TENSOR: Rules = (
     ("positions",         None),
     ("norm",              None),               # vectors as long as the width: too small to cut
     ("layers",            "stage"),            # each stage of a pipeline has its own
+    ("dense_layers",      None),               # those before the experts are in none
 )
 # fmt: on
 
