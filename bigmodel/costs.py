@@ -102,15 +102,20 @@ def parameter_groups(fields: Fields) -> dict[str, int]:
     attention += (H + 2 * K) * C if qkv_bias else 0
     attention += D if fields["bias"] else 0
     attention += 2 * C if fields["qk_norm"] != "none" else 0
+    attention += fields["query_rank"] + fields["kv_rank"]  # norms of the latents
     feedforward = feedforward_kernels(fields)
     feedforward += (2 * F if gated else F) + D if fields["bias"] else 0
+    E, sparse = fields["experts"], sparse_layers(fields)
+    routers = D * E + (E if fields["router_balance"] else 0)
     norm = 2 * D if fields["norm"] == "layer" and fields["norm_bias"] else D
     norms = 4 if fields["norm_placement"] == "both" else 2
     return {
         "embedding": V * D,
         "positions": fields["length"] * D if fields["position"] == "learned" else 0,
         "attention": layers * attention,
-        "feedforward": layers * feedforward,
+        "feedforward": (layers - sparse) * feedforward,
+        "experts": sparse * (E + fields["shared_experts"]) * expert_kernels(fields),
+        "routers": sparse * routers,
         "norms": (layers * norms + 1) * norm,
         "head": 0 if fields["tied"] else D * V,
     }
@@ -144,9 +149,13 @@ def train_flops(fields: Fields, *, length: int, convention: str = "causal") -> F
     if convention not in CONVENTIONS:
         raise ValueError(f"convention = {convention!r}: allowed are {', '.join(CONVENTIONS)}.")
     V, D, _, H, _, C = letters(fields)
-    kernels = fields["layers"] * (attention_kernels(fields) + feedforward_kernels(fields)) + D * V
+    layers, sparse = fields["layers"], sparse_layers(fields)
+    kernels = layers * attention_kernels(fields) + (layers - sparse) * feedforward_kernels(fields)
+    used = fields["experts_per_token"] + fields["shared_experts"]  # of the experts by a token
+    kernels += sparse * (used * expert_kernels(fields) + D * fields["experts"]) + D * V
     keys = sum(mean_keys(window, length, convention) for window in windows(fields))
-    return Flops(products=6.0 * kernels, attention=12.0 * H * C * keys)
+    of_pair = 2 * C + fields["rope_dim"]  # a query with a key, a probability with a value
+    return Flops(products=6.0 * kernels, attention=6.0 * H * of_pair * keys)
 
 
 def windows(fields: Fields) -> Iterator[int]:
@@ -172,12 +181,25 @@ def letters(fields: Fields) -> tuple[int, int, int, int, int, int]:
 
 def attention_kernels(fields: Fields) -> int:
     _, D, _, H, K, C = letters(fields)
-    return 2 * D * (H + K) * C
+    if not fields["kv_rank"]:
+        return 2 * D * (H + K) * C
+    Q, R, turned = fields["query_rank"], fields["kv_rank"], fields["rope_dim"]
+    return D * (Q + R + turned) + H * (Q * (C + turned) + R * 2 * C) + H * C * D
 
 
 def feedforward_kernels(fields: Fields) -> int:
     _, D, F, *_ = letters(fields)
     return (3 if fields["feedforward"] in GATED else 2) * D * F
+
+
+def sparse_layers(fields: Fields) -> int:
+    """How many layers are mixtures of experts."""
+    return fields["layers"] - fields["dense_layers"] if fields["experts"] else 0
+
+
+def expert_kernels(fields: Fields) -> int:
+    _, D, F, *_ = letters(fields)
+    return 3 * D * (fields["expert_hidden"] or F)
 
 
 # Any program

@@ -17,7 +17,13 @@ Objective = Callable[[Any, dict, jax.Array | None], tuple[jax.Array, Sums]]
 
 
 def next_token(
-    model: Any, *, z_loss: float = 0.0, label_smoothing: float = 0.0, chunk: int = 0
+    model: Any,
+    *,
+    z_loss: float = 0.0,
+    label_smoothing: float = 0.0,
+    balance_loss: float = 0.0,
+    router_z_loss: float = 0.0,
+    chunk: int = 0,
 ) -> Objective:
     """Cross entropy of each token given those before it, summed over weights.
 
@@ -30,6 +36,8 @@ def next_token(
         model: a handle (models/handle.py).
         z_loss: z, keeps log Z near zero.
         label_smoothing: e.
+        balance_loss: of a mixture of experts, what an uneven load costs (layers/router.py).
+        router_z_loss: keeps the router's log Z near zero (Zoph et al. 2022, arXiv:2202.08906).
         chunk: positions of the length whose logits exist at one time; 0: as `chunk_length`
             says for the rows of one device.
 
@@ -53,7 +61,11 @@ def next_token(
         rows, positions = targets.shape
         length = chunk or chunk_length(rows, positions, vocab)
         loss, sums = in_chunks(of_chunk, length, head, hidden, targets, weights)
-        return loss, sums | {"weight": weights.sum()}
+        routing = outputs.get("losses", {})
+        prices = {"balance": balance_loss, "router_z": router_z_loss, "steering": 1.0}
+        loss += sum(prices[name] * value for name, value in routing.items())
+        routing = {name: value for name, value in routing.items() if name != "steering"}
+        return loss, sums | routing | {"weight": weights.sum()}
 
     return objective
 

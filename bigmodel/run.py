@@ -77,7 +77,8 @@ def load(folder: str | epath.Path, *, step: int | None = None, extensions: bool 
         parts["opt_state"] = wanted.opt_state
     if recipe.ema:
         parts["ema"] = wanted.ema
-    with checkpoint.Checkpoints(workdir.place(folder) / "checkpoints") as checkpoints:
+    place = workdir.place(folder) / "checkpoints"
+    with checkpoint.Checkpoints(place, order=recipe.layer_order) as checkpoints:
         try:
             restored = checkpoints.restore(parts, step=step)
         except FileNotFoundError as error:

@@ -64,6 +64,11 @@ def merge(first: dict, second: dict) -> dict:
     return {key: merged[key] for key in sorted(merged)}
 
 
+def is_stacked(path: str, leaf: Any, layers: int) -> bool:
+    """Whether a leaf holds an array for each of so many layers of the stack "layers"."""
+    return "layers" in path.split("/") and leaf.shape[:1] == (layers,)
+
+
 def scale(tree: Tree, factor: jax.Array | float) -> Tree:
     """Each leaf times `factor`, in the leaf's own dtype."""
     return jax.tree.map(lambda leaf: (leaf * factor).astype(leaf.dtype), tree)

@@ -4,7 +4,7 @@ r"""Qwen 2.5 and Qwen 3 on C4 text, next-token loss.
     python -m bigmodel train --config configs/qwen.py:tiny --workdir /tmp/qwen     # seconds, on CPU
 
 Sizes `2.5-*`: Qwen Team 2024 (arXiv:2412.15115), table 1; `3-*`: Yang et al. 2025
-(arXiv:2505.09388), table 1; the rest is from the config.json files of Qwen/Qwen2.5-* and
+(arXiv:2505.09388), tables 1 and 2; the rest is from the config.json files of Qwen/Qwen2.5-* and
 Qwen/Qwen3-*-Base. Qwen 2.5 has biases on q, k and v; Qwen 3 normalises queries and keys instead.
 `tiny` is a small Qwen 3.
 
@@ -24,6 +24,7 @@ SMALL25 = dict(qkv_bias=True, vocab=151_936, norm_epsilon=1e-6, length=32_768, t
 LARGE25 = dict(qkv_bias=True, vocab=152_064, norm_epsilon=1e-5, length=131_072, tied=False)
 SEVEN25 = LARGE25 | dict(norm_epsilon=1e-6)
 QWEN3 = dict(qk_norm="rms", head_dim=128, vocab=151_936, norm_epsilon=1e-6, length=32_768)
+SPARSE3 = QWEN3 | dict(experts=128, experts_per_token=8, tied=False)
 TINY = QWEN3 | dict(head_dim=32, vocab=320, length=128)
 
 SIZES: dict[str, dict] = {
@@ -41,6 +42,9 @@ SIZES: dict[str, dict] = {
     "3-8b": dict(layers=36, width=4096, heads=32, kv_heads=8, hidden=12_288, tied=False, **QWEN3),
     "3-14b": dict(layers=40, width=5120, heads=40, kv_heads=8, hidden=17_408, tied=False, **QWEN3),
     "3-32b": dict(layers=64, width=5120, heads=64, kv_heads=8, hidden=25_600, tied=False, **QWEN3),
+    # A3B and A22B: parameters that a token goes through, 3.3 and 22 billion.
+    "3-30b-a3b": dict(layers=48, width=2048, heads=32, kv_heads=4, expert_hidden=768, **SPARSE3),
+    "3-235b-a22b": dict(layers=94, width=4096, heads=64, kv_heads=4, expert_hidden=1536, **SPARSE3),
 }
 
 
@@ -60,6 +64,8 @@ def get_config(size: str = "3-0.6b") -> ConfigDict:
     if size == "tiny":
         return tiny(config)
 
+    if "experts" in SIZES[size]:
+        config.objective.balance_loss = 1e-3
     large = SIZES[size]["width"] >= 5120
     tokens = 18e12 if size.startswith("2.5-") else 36e12
     config.batch = 2048 if large else 1024

@@ -43,6 +43,7 @@ class Checkpoints:
         every_minutes: minutes between checkpoints, besides; 0 for none by time.
         best: name of a metric; the checkpoint with the best value is kept as well.
         best_is: "lowest" or "highest".
+        order: memory[i] = disk[order[i]] of stacked layers, where a pipeline has them otherwise.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Checkpoints:
         every_minutes: float = 0.0,
         best: str = "",
         best_is: str = "lowest",
+        order: np.ndarray | None = None,
     ):
         if keep < 1:
             raise config.InputError(f"checkpoint.keep is {keep}; allowed: 1 or more")
@@ -69,6 +71,7 @@ class Checkpoints:
         self.every = every
         self.best = best
         self.best_is = best_is
+        self.order = order
         self._clock = schedule.Clock(every_minutes)
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._saving: concurrent.futures.Future | None = None
@@ -104,6 +107,8 @@ class Checkpoints:
         """
         self.wait()
         if step != self._at:
+            if self.order is not None:
+                tree = leaves.reordered(tree, np.argsort(self.order))
             arrays = leaves.to_arrays(tree)
             sums = {
                 name: compat.in_turn(checksums.checksum(array)) for name, array in arrays.items()
@@ -152,7 +157,7 @@ class Checkpoints:
                 self._unsound |= set(faults)
                 self._clock.restart(at)
                 tree = jax.tree.unflatten(jax.tree.structure(abstract), values.values())
-                return Restored(at, tree, metadata)
+                return Restored(at, leaves.reordered(tree, self.order), metadata)
             faults[at] = fault
             if jax.process_index() == 0:
                 warn(f"checkpoint {self.folder / str(at)} is unsound and left aside: {fault}")

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bigmodel import config, trees
 
@@ -66,3 +67,16 @@ def revive(array: jax.Array, description: Description) -> jax.Array:
 
 def is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def reordered(tree: Any, order: np.ndarray | None) -> Any:
+    """The tree with its stacked layers in an order, each array where it was; None: as it is."""
+    if order is None:
+        return tree
+
+    def one(path: str, leaf: jax.Array) -> jax.Array:
+        if not trees.is_stacked(path, leaf, len(order)):
+            return leaf
+        return jax.jit(lambda x: x[order], out_shardings=leaf.sharding)(leaf)
+
+    return trees.map_with_path(one, tree)

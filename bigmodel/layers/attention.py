@@ -132,7 +132,7 @@ def chunked(
             rows = None if segments is None else in_chunks(segments[:, here], chunk, axis=1)
             q_chunks = in_chunks(q[:, :, here], chunk, axis=2)
             out = jnp.moveaxis(jax.lax.map(each, (starts, q_chunks, rows)), 0, 2)
-            outs.append(out.reshape(*q.shape[:2], middle - band.begin, *q.shape[3:]))
+            outs.append(out.reshape(*q.shape[:2], middle - band.begin, q.shape[3], -1))
         if middle < band.end:
             rows = None if segments is None else segments[:, middle : band.end]
             outs.append(part(middle, q[:, :, middle : band.end], rows))
@@ -315,4 +315,4 @@ def weigh(
         weights_BKTGS *= drop.reshape(B, T, K, G, S).transpose(0, 2, 1, 3, 4)
     weights_BKRS = weights_BKTGS.astype(v.dtype).reshape(B, K, T * G, S)
     out = jnp.einsum("BKRS,BKSC->BKRC", weights_BKRS, v, preferred_element_type=jnp.float32)
-    return (out.reshape(B, K, T, G, C) / total_BKTG1).astype(v.dtype)
+    return (out.reshape(B, K, T, G, -1) / total_BKTG1).astype(v.dtype)

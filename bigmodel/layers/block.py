@@ -1,6 +1,7 @@
 """One layer of a transformer: attention and feed-forward around a residual stream."""
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -20,6 +21,7 @@ class Block(nn.Module):
     Attributes:
         attention: makes the attention layer, given its name.
         feedforward: makes the feed-forward layer, given its name.
+        experts: makes a mixture of experts in its place, given its name; or None.
         norm: makes a norm, given its name.
         placement: a name of PLACEMENTS.
         dropout: rate on what each of the two layers adds.
@@ -27,6 +29,7 @@ class Block(nn.Module):
 
     attention: Callable[..., nn.Module]
     feedforward: Callable[..., nn.Module]
+    experts: Callable[..., nn.Module] | None
     norm: Callable[..., nn.Module]
     placement: str
     dropout: float
@@ -43,7 +46,9 @@ class Block(nn.Module):
         window: int = 0,
         layer: jax.Array | int = 0,
         cache: dict[str, jax.Array] | None = None,
-    ) -> tuple[jax.Array, dict[str, jax.Array] | None]:
+    ) -> tuple[jax.Array, dict[str, jax.Array] | None, dict[str, Any]]:
+        """x, the cache after it, and what experts add up (`layers.experts.Experts`)."""
+
         def drop(x: jax.Array, site: int) -> jax.Array:
             return dropout(x, keys, rate=self.dropout, site=site, indices=indices)
 
@@ -62,11 +67,16 @@ class Block(nn.Module):
         x = checkpoint_name(self.constrain(x), "residual")
 
         added = norm("feedforward_norm", before, x)
-        added = self.feedforward(name="feedforward")(added)
+        sums: dict[str, Any] = {}
+        if self.experts is None:
+            added = self.feedforward(name="feedforward")(added)
+        else:
+            real = None if segments is None else segments > 0
+            added, sums = self.experts(name="experts")(added, real, indices)
         added = norm("feedforward_post_norm", after, added)
         x = x + drop(added, 2)
         x = norm("feedforward_norm", self.placement == "post", x)
-        return self.constrain(x), cache
+        return self.constrain(x), cache, sums
 
     @staticmethod
     def constrain(x: jax.Array) -> jax.Array:

@@ -82,14 +82,7 @@ class Attention(nn.Module):
         options: dict[str, Any] = dict(window=window, scale=self.scale, softcap=self.softcap)
         if cache is None:
             options |= dict(dropout=self.dropout, keys=site_keys(keys, 3))
-            out = self.attend(q, k, v, segments, **options)
-        else:
-            cache = extend(cache, layer, k, v)
-            k, v = cache["key"][layer], cache["value"][layer]
-            # A prompt is long, one token more is not.
-            attend = attention.chunked if q.shape[1] > 1 else attention.reference
-            options |= dict(offset=cache["index"])
-            out = attend(q, k, v, segments, cache["segments"], **options)
+        out, cache = attend_or_extend(self.attend, q, k, v, segments, layer, cache, **options)
         out = nn.with_logical_constraint(out, ("batch", "length", "act_heads", None))
 
         product = Einsum(
@@ -126,6 +119,27 @@ class Attention(nn.Module):
             options = dict(epsilon=self.qk_norm_epsilon, offset=self.qk_norm_offset)
             return RMSNorm(**options, axis="head_dim", **dtypes, name=name)(x)
         return LayerNorm(self.qk_norm_epsilon, bias=False, axis="head_dim", **dtypes, name=name)(x)
+
+
+def attend_or_extend(
+    attend: attention.Attend,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segments: jax.Array | None,
+    layer: jax.Array | int,
+    cache: dict[str, jax.Array] | None,
+    **options: Any,
+) -> tuple[jax.Array, dict[str, jax.Array] | None]:
+    """Attention among the tokens that are here, or with a cache to all that came before them."""
+    if cache is None:
+        return attend(q, k, v, segments, **options), None
+    cache = extend(cache, layer, k, v)
+    k, v = cache["key"][layer], cache["value"][layer]
+    # A prompt is long, one token more is not.
+    attend = attention.chunked if q.shape[1] > 1 else attention.reference
+    options |= dict(offset=cache["index"])
+    return attend(q, k, v, segments, cache["segments"], **options), cache
 
 
 def extend(cache: dict, layer: jax.Array | int, k: jax.Array, v: jax.Array) -> dict:

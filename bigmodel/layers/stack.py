@@ -20,14 +20,16 @@ Body = Callable[..., tuple[jax.Array, Any, Any]]
 Runner = Callable[..., tuple[jax.Array, Any, Any]]
 
 
-def init(block: nn.Module, layers: int, *args: Any, **kwargs: Any) -> Callable[[jax.Array], Any]:
-    """An initializer of a stack: each layer from a key of its own, "layers" put before its axes."""
+def init(
+    block: nn.Module, layers: int, axis: str, *args: Any, **kwargs: Any
+) -> Callable[[jax.Array], Any]:
+    """An initializer of a stack: each layer from a key of its own, `axis` put before its axes."""
 
     def stacked(key: jax.Array):
         keys = jax.random.split(key, layers)
         params = jax.vmap(lambda k: block.init(k, *args, **kwargs)["params"])(keys)
         is_box = lambda leaf: isinstance(leaf, nn.LogicallyPartitioned)  # noqa: E731
-        add_axis = lambda box: box.replace(names=("layers", *box.names))  # noqa: E731
+        add_axis = lambda box: box.replace(names=(axis, *box.names))  # noqa: E731
         return jax.tree.map(add_axis, params, is_leaf=is_box)
 
     return stacked
@@ -136,4 +138,4 @@ def remat(
 
 REMAT_POLICIES = ("none", "full", "dots", "attention", "names")
 # What layers name by `checkpoint_name`, and so what `save` and `offload` may say.
-ACTIVATIONS = ("query", "key", "value", "attention", "gate", "up", "residual")
+ACTIVATIONS = ("query", "key", "value", "key_value", "attention", "gate", "up", "residual")

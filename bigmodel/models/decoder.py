@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel.layers import attention, block, dropout, positions, stack
+from bigmodel.layers import experts as expert_layers
 from bigmodel.layers.linear import Einsum, Table
 from bigmodel.models import transformer
 from bigmodel.models.handle import Batch, Model, Outputs, Params
@@ -27,6 +28,10 @@ class Decoder(nn.Module):
         heads: H, of queries.
         kv_heads: K, of keys and values; 0: H. 1 is multi-query attention.
         head_dim: C; 0: D / H.
+        kv_rank: 0, or of latent attention (layers/latent_attention.py) the width of keys and values
+            before their heads; `head_dim` is then that of values and of what has no position.
+        query_rank: the same of queries.
+        rope_dim: what a head's query and key have besides, turned by the position.
         hidden: F, of the feed-forward layer; 0: 4 D.
         length: the longest sequence; rows of the table of learned positions.
         norm: "layer" or "rms".
@@ -46,6 +51,19 @@ class Decoder(nn.Module):
         window: 0, or how many keys a query of a "local" layer sees.
         feedforward: "swiglu", "geglu", "reglu", or an activation: "gelu", "gelu_tanh", "relu",
             "relu_squared", "silu".
+        experts: 0, or how many experts the feed-forward layer is made of; see `layers.router` and
+            `layers.experts` for all that follow.
+        experts_per_token: how many of them a token goes through.
+        expert_hidden: F of one; 0: `hidden`.
+        shared_experts: how many all tokens go through.
+        dense_layers: first layers that have none.
+        router: "softmax" or "sigmoid".
+        router_normalize: whether the weights of a token's experts sum to one.
+        router_scale: of the weights.
+        router_balance: whether a bias of the choice keeps the experts loaded evenly.
+        expert_groups: 0, or of how many groups some are chosen first.
+        expert_groups_per_token: how many of them.
+        expert_capacity: 0: no token is dropped; else room for so many times an even share.
         bias: whether products out of attention and in the feed-forward layer have one.
         qkv_bias: whether the products into q, k and v have one; None: as `bias`.
         attention_scale: of the scores; 0: C^-1/2.
@@ -64,6 +82,7 @@ class Decoder(nn.Module):
         remat_offload: activations kept in the host's memory, for remat "names".
         scan: whether layers run by scan or unrolled; None: as the platform is quicker.
         attend: the implementation of attention.
+        compute_experts: what runs the experts.
         run: what runs the layers where `scan` does not say otherwise and there is no cache.
         einsum: what computes products with kernels; see `linear.Einsum`.
         attention: its name; "auto": the platform's.
@@ -76,6 +95,9 @@ class Decoder(nn.Module):
     heads: int = 12
     kv_heads: int = 0
     head_dim: int = 0
+    kv_rank: int = 0
+    query_rank: int = 0
+    rope_dim: int = 0
     hidden: int = 0
     length: int = 1024
     norm: str = "layer"
@@ -94,6 +116,18 @@ class Decoder(nn.Module):
     pattern: tuple[str, ...] = ("global",)
     window: int = 0
     feedforward: str = "gelu_tanh"
+    experts: int = 0
+    experts_per_token: int = 2
+    expert_hidden: int = 0
+    shared_experts: int = 0
+    dense_layers: int = 0
+    router: str = "softmax"
+    router_normalize: bool = True
+    router_scale: float = 1.0
+    router_balance: bool = False
+    expert_groups: int = 0
+    expert_groups_per_token: int = 0
+    expert_capacity: float = 0.0
     bias: bool = True
     qkv_bias: bool | None = None
     attention_scale: float = 0.0
@@ -112,6 +146,7 @@ class Decoder(nn.Module):
     remat_offload: tuple[str, ...] = ()
     scan: bool | None = None
     attend: Callable = attention.reference
+    compute_experts: Callable = expert_layers.dropless
     run: Callable = stack.scanned
     einsum: Callable = jnp.einsum
     attention: str = "auto"
@@ -141,37 +176,60 @@ class Decoder(nn.Module):
         x = dropout.dropout(x, embed_keys, rate=self.dropout, site=0, indices=indices)
         x = block.Block.constrain(x)
 
-        layer_block = transformer.make_block(self)
         angles = self.angles(where)
-
-        def body(kind, params, layer, x, side, cache):
-            keys = dropout.row_keys(key, layer, side["rows"])
-            window = self.window if kind == "local" else 0
-            x, cache = layer_block.apply(
-                *({"params": params}, x, side["segments"], side["angles"][kind], keys),
-                **dict(indices=side["indices"], window=window, layer=layer, cache=cache),
-            )
-            return x, cache, {}
-
-        # Of the block's parameters only the shapes of its inputs matter: one row, one token.
-        of_token = jax.tree.map(lambda a: a[:1, :1], angles[self.pattern[0]])
-        example = (x[:1, :1], None, of_token, None)
-        params = self.param("layers", stack.init(layer_block, self.layers, *example))
         side = {"rows": rows, "indices": indices, "segments": segments, "angles": angles}
-        run = stack.unrolled if self.scan is False else stack.scanned if cache else self.run
-        if cache is None:
-            policy = (self.remat, self.remat_save, self.remat_offload)
-            body = stack.remat(body, *policy, looped=run is not stack.unrolled)
-        x, cache, _ = run(body, params, x, side, cache, self.pattern)
+        sums: dict = {}
+        for name, first, end, dense in self.stacks():
+            layer_block = transformer.make_block(self, dense=dense)
+            # Of its parameters only the shapes of its inputs matter: one row, one token.
+            of_token = jax.tree.map(lambda a: a[:1, :1], angles[self.pattern[0]])
+            example = (x[:1, :1], None, of_token, None)
+            params = self.param(name, stack.init(layer_block, end - first, name, *example))
+            body = self.body(layer_block, key, first)
+            run = stack.scanned if cache or name != "layers" else self.run
+            x, cache, found = self.run_layers(run, body, params, x, side, cache, first)
+            if found:  # losses as a mean over the layers, so that their price knows no depth
+                mean = jax.tree.map(lambda loss, n=end - first: loss / n, found["losses"])
+                sums = found | {"losses": mean}
 
         x = transformer.make_norm(self)(name="final_norm")(x)
         x = nn.with_logical_constraint(x, ("batch", "length", "act_embed"))
         if not self.tied:
             self.untied_head()(x[:1, :1])  # makes its parameter; `unembed` reads it
-        outputs: Outputs = {"hidden": x}
+        outputs: Outputs = {"hidden": x, **sums}
         if cache is not None:
             outputs["cache"] = cache | {"index": start + T}
         return outputs
+
+    def stacks(self) -> list[tuple[str, int, int, bool]]:
+        """(name of the parameters, first layer, end, whether dense) of each stack."""
+        if not self.experts:
+            return [("layers", 0, self.layers, True)]
+        dense = [("dense_layers", 0, self.dense_layers, True)] if self.dense_layers else []
+        return [*dense, ("layers", self.dense_layers, self.layers, False)]
+
+    def body(self, layer_block: block.Block, key: jax.Array | None, first: int) -> stack.Body:
+        """One layer of a stack whose first layer has that number in the model."""
+
+        def of_layer(kind, params, layer, x, side, cache):
+            layer = first + layer
+            keys = dropout.row_keys(key, layer, side["rows"])
+            window = self.window if kind == "local" else 0
+            return layer_block.apply(
+                *({"params": params}, x, side["segments"], side["angles"][kind], keys),
+                **dict(indices=side["indices"], window=window, layer=layer, cache=cache),
+            )
+
+        return of_layer
+
+    def run_layers(self, run: stack.Runner, body: stack.Body, params, x, side, cache, first: int):
+        """A stack by what runs it, where `scan` does not say otherwise."""
+        run = stack.unrolled if self.scan is False else run
+        if cache is None:
+            policy = (self.remat, self.remat_save, self.remat_offload)
+            body = stack.remat(body, *policy, looped=run is not stack.unrolled)
+        turn = first % len(self.pattern)
+        return run(body, params, x, side, cache, self.pattern[turn:] + self.pattern[:turn])
 
     def embed(self, tokens: jax.Array, where: jax.Array) -> jax.Array:
         dtypes = dict(dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype))
@@ -190,7 +248,7 @@ class Decoder(nn.Module):
         """Rotary angles for each kind of layer, made once for the whole stack."""
         if self.position != "rope":
             return {"global": None, "local": None}
-        head_dim = self.head_dim or self.width // self.heads
+        head_dim = self.rope_dim or self.head_dim or self.width // self.heads
         stretch = (self.rope_factor, self.rope_original_length, self.rope_low, self.rope_high)
         of_global = positions.Rotary(self.rope_theta, *stretch).angles(where, head_dim)
         if not self.rope_local_theta:
@@ -246,11 +304,16 @@ def make(**fields) -> Model:
 
     def new_cache(params: Params, batch: Batch, length: int) -> dict:
         B = batch["tokens"].shape[0]
-        K, C = params["layers"]["attention"]["key"]["kernel"].shape[2:]
-        shape = (decoder.layers, B, length, K, C)
+        K = decoder.kv_heads or decoder.heads
+        C = decoder.head_dim or decoder.width // decoder.heads
         axes = ("layers", "batch", None, "act_kv_heads", None)
-        empty = nn.with_logical_constraint(jnp.zeros(shape, dtype), axes)
+
+        def empty(dim: int) -> jax.Array:
+            zeros = jnp.zeros((decoder.layers, B, length, K, dim), dtype)
+            return nn.with_logical_constraint(zeros, axes)
+
         segments = jnp.zeros((B, length), jnp.int32)
-        return {"key": empty, "value": empty, "segments": segments, "index": jnp.int32(0)}
+        key, value = empty(C + decoder.rope_dim), empty(C)
+        return {"key": key, "value": value, "segments": segments, "index": jnp.int32(0)}
 
     return Model(init=init, apply=apply, head=head, unembed=unembed, new_cache=new_cache)

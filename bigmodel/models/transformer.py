@@ -10,7 +10,16 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from bigmodel.layers import attention, block, feedforward, norm, self_attention
+from bigmodel.layers import (
+    attention,
+    block,
+    experts,
+    feedforward,
+    latent_attention,
+    norm,
+    router,
+    self_attention,
+)
 
 
 def dtypes(of: Any) -> dict[str, Any]:
@@ -35,11 +44,12 @@ def initializers(of: Any) -> tuple:
     return normal(of.init_std), normal(of.init_std * scaled)
 
 
-def make_block(of: Any) -> block.Block:
+def make_block(of: Any, *, dense: bool = True) -> block.Block:
     """One layer, outside of the family's module: its parameters are a slice of the stack."""
     return block.Block(
         attention=make_attention(of),
         feedforward=make_feedforward(of),
+        experts=None if dense else make_experts(of),
         norm=make_norm(of),
         placement=of.norm_placement,
         dropout=of.dropout,
@@ -55,6 +65,21 @@ def products(of: Any) -> dict[str, Any]:
 
 def make_attention(of: Any) -> Callable[..., nn.Module]:
     """Makes the attention layer, given its name."""
+    attend = attention.recomputed(of.attend) if of.remat == "attention" else of.attend
+    if of.kv_rank:
+        return functools.partial(
+            latent_attention.LatentAttention,
+            heads=of.heads,
+            query_rank=of.query_rank,
+            kv_rank=of.kv_rank,
+            plain_dim=of.head_dim,
+            rope_dim=of.rope_dim,
+            value_dim=of.head_dim,
+            norm_epsilon=of.norm_epsilon,
+            scale=of.attention_scale or None,
+            attend=attend,
+            **products(of),
+        )
     return functools.partial(
         self_attention.Attention,
         heads=of.heads,
@@ -68,7 +93,7 @@ def make_attention(of: Any) -> Callable[..., nn.Module]:
         scale=of.attention_scale or None,
         softcap=of.attention_softcap,
         dropout=of.attention_dropout,
-        attend=attention.recomputed(of.attend) if of.remat == "attention" else of.attend,
+        attend=attend,
         **products(of),
     )
 
@@ -81,5 +106,39 @@ def make_feedforward(of: Any) -> Callable[..., nn.Module]:
         hidden=of.hidden or 4 * of.width,
         activation=gate or of.feedforward,
         bias=of.bias,
+        **products(of),
+    )
+
+
+def make_experts(of: Any) -> Callable[..., nn.Module]:
+    """Makes the mixture of experts, given its name."""
+    make_router = functools.partial(
+        router.Router,
+        experts=of.experts,
+        chosen=of.experts_per_token,
+        scores=of.router,
+        normalize=of.router_normalize,
+        scale=of.router_scale,
+        balance=of.router_balance,
+        groups=of.expert_groups,
+        groups_chosen=of.expert_groups_per_token,
+        capacity=of.expert_capacity,
+        initializer=initializers(of)[0],
+        param_dtype=jnp.dtype(of.param_dtype),
+    )
+
+    def room(length: int) -> int:
+        given = (length, of.experts, of.experts_per_token, of.expert_capacity)
+        return router.capacity_of(*given) if of.expert_capacity else 0
+
+    return functools.partial(
+        experts.Experts,
+        experts=of.experts,
+        hidden=of.expert_hidden or of.hidden or 4 * of.width,
+        activation=feedforward.GATES[of.feedforward],
+        shared=of.shared_experts,
+        router=make_router,
+        room=room,
+        compute=of.compute_experts,
         **products(of),
     )

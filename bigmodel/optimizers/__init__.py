@@ -55,7 +55,33 @@ def make(
         raise InputError(f"optimizer.clip={clip}: must be 0 (no clipping) or positive.")
     # A chain of two either way, so that a checkpoint's state has one form whatever `clip` is.
     clipping = clip_by_global_norm(clip) if clip else optax.identity()
-    return in_float32(optax.chain(clipping, builder(schedule, axes, **fields)))
+    return in_float32(balanced(optax.chain(clipping, builder(schedule, axes, **fields))))
+
+
+# Step of a router's balance bias: gamma of DeepSeek-AI 2024 (arXiv:2412.19437), section 4.2.
+BALANCE_RATE = 1e-3
+
+
+def balanced(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The optimizer for all but parameters named "balance", which move against their sign.
+
+    Their gradient says only which experts are loaded more than the mean (`layers.router`); it
+    enters no norm and no moment.
+    """
+
+    def is_balance(path: str) -> bool:
+        return path.split("/")[-1] == "balance"
+
+    def update(updates, state, params):
+        rest = trees.map_with_path(lambda p, g: g * 0 if is_balance(p) else g, updates)
+        steps, state = optimizer.update(rest, state, params)
+
+        def choose(path, step, gradient):
+            return -BALANCE_RATE * jnp.sign(gradient) if is_balance(path) else step
+
+        return trees.map_with_path(choose, steps, updates), state
+
+    return optax.GradientTransformation(optimizer.init, update)
 
 
 def clip_by_global_norm(largest: float) -> optax.GradientTransformation:

@@ -14,7 +14,11 @@ import optax
 
 from bigmodel import trees
 
-STACKS = ("layers", "experts")  # leading axes that count matrices and are no side of one
+STACKS = (
+    "layers",
+    "dense_layers",
+    "experts",
+)  # leading axes that count matrices and are no side of one
 
 Axes = tuple[str | None, ...]
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,8 +17,9 @@ from bigmodel.layers import linear
 from bigmodel.models.handle import Model
 from bigmodel.objectives import Objective
 from bigmodel.recipe import checks, defaults
-from bigmodel.sharding import context, kernels, rules
-from bigmodel.sharding import mesh as meshes
+from bigmodel.recipe import layout as layouts
+from bigmodel.sharding import experts, kernels, rules
+from bigmodel.sharding.pipeline import Pipeline
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Recipe:
         eval_params: (opt_state, params) -> the parameters to evaluate with.
         mesh: of devices.
         rules: logical axis -> mesh axes.
+        pipeline: what runs the layers in stages, where the mesh has some.
         boxed_params: abstract parameters in boxes that name their axes.
         example: an abstract-shaped batch of one short row, enough to make parameters.
         fields: the model's, as its builder got them.
@@ -58,6 +59,7 @@ class Recipe:
     eval_params: Callable[[Any, Any], Any]
     mesh: jax.sharding.Mesh
     rules: rules.Rules
+    pipeline: Pipeline | None
     boxed_params: Any
     example: dict[str, jax.Array]
     fields: Mapping[str, Any]
@@ -69,6 +71,13 @@ class Recipe:
     @functools.cached_property
     def tokenizer(self) -> tokenizers.Tokenizer:
         return tokenizers.load(self.config.data.tokenizer)
+
+    @property
+    def layer_order(self) -> np.ndarray | None:
+        """memory[i] = disk[order[i]], where a pipeline wants layers in another order."""
+        if self.pipeline is None or self.pipeline.repeats == 1:
+            return None
+        return self.pipeline.order(jax.tree.leaves(self.boxed_params["layers"])[0].shape[0])
 
     @property
     def batch_sharding(self) -> jax.sharding.NamedSharding:
@@ -150,16 +159,9 @@ def make(loaded: config.Loaded | Any, devices: Sequence[jax.Device] | None = Non
     values = loaded.config
     tables = defaults.builders(loaded.extensions)
 
-    mesh = meshes.make(values.mesh.to_dict(), slices=values.mesh_slices, devices=devices)
-    table = rules.table(values.rules, values.extra_rules, mesh.axis_names)
-    parts, axes = parts_of("batch", table, mesh)
-    checks.batch(values.batch, accumulate=values.accumulate, parts=parts, mesh_axes=axes)
-    length_parts, length_axes = parts_of("residual_length", table, mesh)
-
-    model, fields = make_model(values, tables["model"], loaded.extensions, mesh, table)
-    order = length_order(values.data.length, fields, table, mesh)
-    multiple = length_parts if order is None else math.lcm(length_parts, 2 * mesh.shape["context"])
-    checks.length(values.data.length, multiple=multiple, mesh_axes=length_axes)
+    layout = layouts.make(values, devices)
+    mesh, table = layout.mesh, layout.rules
+    model, fields = make_model(values, tables["model"], loaded.extensions, layout)
     example = {"tokens": jnp.zeros((1, 1), jnp.int32)}
     boxed = jax.eval_shape(model.init, jax.random.key(0), example)
     rules.shardings(boxed, table, mesh)  # refuses what the mesh does not divide
@@ -167,12 +169,12 @@ def make(loaded: config.Loaded | Any, devices: Sequence[jax.Device] | None = Non
     objective_builder = tables["objective"][values.objective.name]
     terms = config.resolve(values.objective, objective_builder, "objective")
     if terms.get("chunk") == 0 and "vocab" in fields:
-        rows = values.batch // (parts * values.accumulate)  # of one device, as the length
-        length = values.data.length // length_parts
-        terms["chunk"] = length_parts * objectives.chunk_length(rows, length, fields["vocab"])
+        rows = values.batch // (layout.batch_parts * values.accumulate)  # of one device, as length
+        length = values.data.length // layout.length_parts
+        chunk = objectives.chunk_length(rows, length, fields["vocab"])
+        terms["chunk"] = layout.length_parts * chunk
     objective = objective_builder(model, **terms)
-    if order is not None:
-        objective = in_order(objective, order)
+    objective = layouts.ordered(objective, layout, fields, values.data.length)
     schedule_builder = tables["schedule"][values.schedule.name]
     schedule = schedule_builder(
         values.steps, **config.resolve(values.schedule, schedule_builder, "schedule")
@@ -199,43 +201,18 @@ def make(loaded: config.Loaded | Any, devices: Sequence[jax.Device] | None = Non
         eval_params=optimizers.eval_params,
         mesh=mesh,
         rules=table,
+        pipeline=layout.pipeline,
         boxed_params=boxed,
         example=example,
         fields=fields,
     )
 
 
-def parts_of(axis: str, table: rules.Rules, mesh: jax.sharding.Mesh) -> tuple[int, str]:
-    """Into how many parts a logical axis is cut, and the mesh axes for messages."""
-    cut = dict(table)[axis]
-    return rules.parts(mesh, cut), " x ".join(rules.as_tuple(cut)) or "none"
-
-
-def length_order(
-    length: int, fields: Mapping[str, Any], table: rules.Rules, mesh: jax.sharding.Mesh
-) -> Callable[[], np.ndarray] | None:
-    """In which order a row lies on the mesh, where that is another than its own."""
-    parts = rules.parts(mesh, dict(table)["length"])
-    if parts == 1 or fields.get("context_attention") != "ring":
-        return None
-    return functools.partial(context.zigzag, length, parts)
-
-
-def in_order(objective: Objective, order: Callable[[], np.ndarray]) -> Objective:
-    """The objective of batches whose rows are put in an order first: once for all layers."""
-
-    def of_ordered(params, batch, rng):
-        return objective(params, context.in_order(batch, order()), rng)
-
-    return of_ordered
-
-
 def make_model(
     values: Any,
     table: Mapping[str, Callable],
     extensions: Mapping,
-    mesh: jax.sharding.Mesh,
-    rule_table: rules.Rules,
+    layout: layouts.Layout,
 ) -> tuple[Model, dict[str, Any]]:
     """The model's handle, with the kernels of this mesh in it, and the fields that it got."""
     name = values.model.name
@@ -244,13 +221,18 @@ def make_model(
         return table[name](**fields), fields
     module, builder = models.FAMILIES[name]
     checks.decoder(fields, length=values.data.length)
-    attend = kernels.make_attention(fields["attention"], mesh, rule_table, fields)
+    mesh, pipeline = layout.mesh, layout.pipeline
+    attend = kernels.make_attention(fields["attention"], mesh, layout.rules, fields)
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     # Measured: docs/performance.md. A length cut over the mesh cannot be merged with the batch.
-    flat = on_cpu and parts_of("residual_length", rule_table, mesh)[0] == 1
-    chosen = {"scan": not on_cpu} if fields.get("scan") is None else {}
-    einsum = linear.flat_einsum if flat else jnp.einsum
-    return builder(attend=attend, einsum=einsum, **fields | chosen), fields
+    einsum = linear.flat_einsum if on_cpu and layout.length_parts == 1 else jnp.einsum
+    chosen: dict[str, Any] = {"scan": not on_cpu} if fields.get("scan") is None else {}
+    if pipeline:
+        checks.pipeline(fields, **dataclasses.asdict(pipeline))
+        chosen = {"scan": True, "run": pipeline}
+    compute_experts = experts.make(mesh, layout.rules, capacity=fields["expert_capacity"])
+    bound = dict(attend=attend, einsum=einsum, compute_experts=compute_experts)
+    return builder(**bound, **fields | chosen), fields
 
 
 def unboxed_params(recipe: Recipe) -> Any:

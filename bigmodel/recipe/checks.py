@@ -4,17 +4,17 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bigmodel import config
-from bigmodel.layers import stack
+from bigmodel.layers import feedforward, router, stack
 
 POSITIVE = (
     *("steps", "batch", "accumulate", "mesh_slices", "data.length", "log.every"),
-    "checkpoint.keep",
+    *("checkpoint.keep", "pipeline.repeats"),
 )
 NOT_NEGATIVE = (
     "checkpoint.every",
     "profile.start",
     "profile.steps",
-    "data.workers",
+    *("data.workers", "pipeline.microbatches"),
 )
 CHOICES = {
     "nonfinite": ("stop", "skip"),
@@ -29,6 +29,7 @@ CHOICES = {
         *("swiglu", "geglu", "reglu"),
         *("gelu", "gelu_tanh", "relu", "relu_squared", "silu"),
     ),
+    "model.router": router.SCORES,
     "model.init_residual": ("same", "scaled"),
     "model.dtype": ("bfloat16", "float32", "float16"),
     "model.param_dtype": ("bfloat16", "float32"),
@@ -110,22 +111,88 @@ def decoder(fields: Mapping[str, Any], *, length: int) -> None:
             f"{fields['attention']!r} cannot drop probabilities; model.attention allowed are "
             f"reference, banded, chunked."
         )
+    latent(fields)
+    experts(fields)
     for name in ("remat_save", "remat_offload"):
         for activation in fields[name]:
             known(f"model.{name}", activation, stack.ACTIVATIONS)
 
 
-def batch(size: int, *, accumulate: int, parts: int, mesh_axes: str) -> None:
-    """The batch must come apart evenly, first over the mesh, then in `accumulate` parts."""
-    if size % (parts * accumulate):
-        by = f"{parts} parts of the mesh ({mesh_axes})" + (
-            f" x accumulate = {accumulate}" if accumulate > 1 else ""
+def latent(fields: Mapping[str, Any]) -> None:
+    """Checks the fields of latent attention against each other."""
+    if not fields["kv_rank"]:
+        return
+    for name in ("query_rank", "rope_dim", "head_dim"):
+        if fields[name] < 1:
+            raise config.InputError(
+                f"model.{name} = {fields[name]}: latent attention (model.kv_rank = "
+                f"{fields['kv_rank']}) needs at least 1."
+            )
+    wanted = {"position": "rope", "qk_norm": "none", "attention_softcap": 0.0, "kv_heads": 0}
+    for name, value in wanted.items():
+        if fields[name] != value:
+            raise config.InputError(
+                f"model.{name} = {fields[name]!r}: with latent attention (model.kv_rank = "
+                f"{fields['kv_rank']}) allowed is only {value!r}."
+            )
+    if fields["rope_dim"] % 2 or fields["attention_dropout"]:
+        raise config.InputError(
+            f"model.rope_dim = {fields['rope_dim']}, model.attention_dropout = "
+            f"{fields['attention_dropout']}: latent attention turns pairs and drops no "
+            f"probabilities; allowed are even numbers, and 0."
         )
-        below = size - size % (parts * accumulate)
-        near = f"{below} or {below + parts * accumulate}" if below else str(parts * accumulate)
+
+
+def experts(fields: Mapping[str, Any]) -> None:
+    """Checks the fields of a mixture of experts against each other."""
+    E, k = fields["experts"], fields["experts_per_token"]
+    if E < 0 or fields["expert_capacity"] < 0:
+        raise config.InputError(
+            f"model.experts = {E}, model.expert_capacity = {fields['expert_capacity']}: "
+            f"must not be negative."
+        )
+    if not E:
+        return
+    if not 1 <= k <= E:
+        raise config.InputError(
+            f"model.experts_per_token = {k}: allowed are 1 to model.experts = {E}."
+        )
+    if fields["feedforward"] not in feedforward.GATES:
+        raise config.InputError(
+            f"model.feedforward = {fields['feedforward']!r}: experts (model.experts = {E}) are "
+            f"gated; allowed are {', '.join(feedforward.GATES)}."
+        )
+    if not 0 <= fields["dense_layers"] < fields["layers"]:
+        raise config.InputError(
+            f"model.dense_layers = {fields['dense_layers']}: allowed are 0 to "
+            f"{fields['layers'] - 1}, fewer than model.layers."
+        )
+    groups, chosen = fields["expert_groups"], fields["expert_groups_per_token"]
+    if groups and E % groups:
+        raise config.InputError(
+            f"model.expert_groups = {groups} does not divide model.experts = {E}; allowed are "
+            f"{divisors(E)}."
+        )
+    if (groups and not 1 <= chosen <= groups) or (groups and chosen * (E // groups) < k):
+        raise config.InputError(
+            f"model.expert_groups_per_token = {chosen}: of {groups} groups of {E // groups} "
+            f"experts so many must hold the {k} of a token; allowed are "
+            f"{-(-k // (E // groups))} to {groups}."
+        )
+
+
+def batch(size: int, *, accumulate: int, parts: int, mesh_axes: str, microbatches: int = 1) -> None:
+    """The batch must come apart evenly over the mesh, in `accumulate` parts, and microbatches."""
+    multiple = parts * accumulate * microbatches
+    if size % multiple:
+        by = f"{parts} parts of the mesh ({mesh_axes})"
+        by += f" x accumulate = {accumulate}" if accumulate > 1 else ""
+        by += f" x pipeline.microbatches = {microbatches}" if microbatches > 1 else ""
+        below = size - size % multiple
+        near = f"{below} or {below + multiple}" if below else str(multiple)
         raise config.InputError(
             f"batch = {size} does not divide over {by}; allowed are multiples of "
-            f"{parts * accumulate}, such as {near}."
+            f"{multiple}, such as {near}."
         )
 
 
@@ -137,6 +204,26 @@ def length(size: int, *, multiple: int, mesh_axes: str) -> None:
         raise config.InputError(
             f"data.length = {size} does not divide over the mesh ({mesh_axes}); allowed are "
             f"multiples of {multiple}, such as {near}."
+        )
+
+
+def pipeline(fields: Mapping[str, Any], *, stages: int, microbatches: int, repeats: int) -> None:
+    """Layers must come apart evenly over the stages, in whole patterns, and have work for all."""
+    layers = fields["layers"] - (fields["dense_layers"] if fields["experts"] else 0)
+    runs, period = stages * repeats, len(fields["pattern"])
+    if layers % (runs * period):
+        each = f"mesh.stage x pipeline.repeats = {stages} x {repeats}"
+        pattern = f" in patterns of {period} (model.pattern)" if period > 1 else ""
+        below = layers - layers % (runs * period)
+        near = f"{below} or {below + runs * period}" if below else str(runs * period)
+        raise config.InputError(
+            f"model.layers = {fields['layers']}: the {layers} that go through the pipeline do not "
+            f"divide over {each}{pattern}; {near} would."
+        )
+    if repeats > 1 and microbatches < stages:
+        raise config.InputError(
+            f"pipeline.microbatches = {microbatches}: with pipeline.repeats = {repeats} there must "
+            f"be one for each stage at least; allowed are {stages} and more."
         )
 
 

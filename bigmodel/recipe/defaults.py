@@ -59,6 +59,7 @@ def default_config(
         "schedule": {"name": "warmup_cosine"} | of_table(tables["schedule"]),
         "mesh": dict.fromkeys(mesh.AXES, 1),
         "mesh_slices": 1,
+        "pipeline": {"microbatches": 0, "repeats": 1},  # over mesh.stage; 0: one for each stage
         "rules": "fsdp_tensor",
         "extra_rules": (),  # rows (logical axis, mesh axes) put in or over the table
         "compiler": {},  # XLA options

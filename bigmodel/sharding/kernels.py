@@ -128,6 +128,7 @@ def check_context(mesh: Mesh, known: Mapping[str, Any], fields: Mapping[str, Any
 def beyond_cudnn(fields: Mapping[str, Any]) -> str:
     """What of a model cuDNN's attention cannot run: "model.field = value (what it can)", or ""."""
     head_dim = fields["head_dim"] or fields["width"] // fields["heads"]
+    head_dim += fields["rope_dim"]
     if fields["dtype"] not in ("bfloat16", "float16"):
         return f"model.dtype = {fields['dtype']!r} (only bfloat16, float16)"
     if fields["attention_softcap"]:

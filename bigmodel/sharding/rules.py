@@ -30,10 +30,16 @@ FSDP_TENSOR: Rules = (
     ("heads",             "tensor"),
     ("kv_heads",          "tensor"),
     ("head_dim",          None),
+    ("latent",            None),               # of latent attention: each device makes its heads
+    ("experts",           "expert"),           # tokens go to where theirs are
+    ("expert_embed",      ("fsdp", "context")),
+    ("router",            None),
+    ("router_embed",      None),
     ("vocab",             "tensor"),
     ("positions",         None),
     ("norm",              None),               # vectors as long as the width: too small to cut
     ("layers",            "stage"),            # each stage of a pipeline has its own
+    ("dense_layers",      None),               # those before the experts are in none
 )
 # fmt: on
 

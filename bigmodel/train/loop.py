@@ -71,7 +71,11 @@ def train(loaded: config.Loaded | Any, folder: str | epath.Path) -> Metrics:
         progress = stack.enter_context(progresses.Progress(recipe.steps))
         stack.enter_context(meshes.use(recipe.mesh, recipe.rules))
         checkpoints = stack.enter_context(
-            checkpoint.Checkpoints(folder / "checkpoints", **recipe.config.checkpoint.to_dict())
+            checkpoint.Checkpoints(
+                folder / "checkpoints",
+                **recipe.config.checkpoint.to_dict(),
+                order=recipe.layer_order,
+            )
         )
         job, state = prepare(recipe, folder, checkpoints, progress)
         write = stack.enter_context(

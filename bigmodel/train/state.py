@@ -69,6 +69,10 @@ def initializer(recipe: recipes.Recipe):
         rng = jax.random.key(recipe.seed)
         init_rng, step_rng = jax.random.split(rng)
         params = nn.unbox(recipe.model.init(init_rng, recipe.example))
+        if (order := recipe.layer_order) is not None:
+            params = trees.map_with_path(
+                lambda p, x: x[order] if trees.is_stacked(p, x, len(order)) else x, params
+            )
         return TrainState(
             step=jnp.int32(0),
             params=params,

@@ -13,6 +13,7 @@ from bigmodel.train.state import TrainState
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
+ROUTING = ("balance", "router_z")  # of a mixture of experts, where there is one
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
@@ -40,11 +41,12 @@ def make_train_step(
 
         metrics = {
             "loss": loss / weight,
-            "grad_norm": optax.tree.norm(grads),
+            "grad_norm": optax.tree.norm(trees.split(grads, "(^|/)balance$")[1]),
             "param_norm": optax.tree.norm(params),
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
             "weight": sums["weight"],
         }
+        metrics |= {name: sums[name] / weight for name in ROUTING if name in sums}
         return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
     return train_step

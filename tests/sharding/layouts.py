@@ -10,6 +10,7 @@ import numpy as np
 
 from bigmodel import recipe as recipes
 from bigmodel import trees
+from bigmodel.checkpoint import leaves
 from bigmodel.data import pipeline
 from bigmodel.sharding import mesh as meshes
 from bigmodel.train import state, step
@@ -27,6 +28,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "expert8": dict(mesh=dict(expert=8)),
     "ring8": dict(mesh=dict(context=8)),
     "all_to_all4": dict(mesh=dict(context=4), model=dict(context_attention="all_to_all")),
+    "stage2": dict(mesh=dict(stage=2)),
+    "stage4": dict(mesh=dict(stage=4)),
     # several
     "data4_fsdp2": dict(mesh=dict(data=4, fsdp=2)),
     "fsdp4_tensor2": dict(mesh=dict(fsdp=4, tensor=2)),
@@ -44,6 +47,13 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     # two slices
     "slices2_data": dict(mesh=dict(data=2, fsdp=2, tensor=2), mesh_slices=2),
     "slices2_fsdp": dict(mesh=dict(fsdp=4, context=2), mesh_slices=2),
+    # pipelines
+    "stage2_fsdp2_tensor2": dict(mesh=dict(stage=2, fsdp=2, tensor=2)),
+    "stage2_microbatches4": dict(mesh=dict(stage=2, data=2), pipeline=dict(microbatches=4)),
+    "stage2_repeats2": dict(mesh=dict(stage=2, fsdp=2), pipeline=dict(microbatches=4, repeats=2)),
+    "stage2_accumulate4": dict(mesh=dict(stage=2), accumulate=4),
+    "stage2_ring2_tensor2": dict(mesh=dict(stage=2, context=2, tensor=2)),
+    "stage2_expert2": dict(mesh=dict(stage=2, expert=2), model=dict(remat="full")),
     # a batch in parts, and layers that are recomputed
     "accumulate4": dict(mesh=dict(fsdp=2, tensor=2), accumulate=4),
     "remat_ring2": dict(mesh=dict(fsdp=2, context=2), model=dict(remat="full")),
@@ -51,7 +61,9 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 
 # name -> what of the config's model it changes
 FAMILIES: dict[str, dict[str, Any]] = {
-    "dense": {},
+    "dense": dict(layers=4),
+    "experts": dict(layers=4, experts=8, expert_hidden=32, shared_experts=1),
+    "experts_with_room": dict(layers=4, experts=8, expert_hidden=32, expert_capacity=1.0),
 }
 
 
@@ -67,7 +79,8 @@ class Found:
 
 def make(family: str, layout: dict[str, Any]) -> recipes.Recipe:
     model = {**FAMILIES[family], **layout.get("model", {})}
-    return recipes.make(runs.config(**{**layout, "model": model}))
+    objective = dict(balance_loss=0.01, router_z_loss=1e-3)
+    return recipes.make(runs.config(**{**layout, "model": model, "objective": objective}))
 
 
 def gradient(recipe: recipes.Recipe) -> Callable:
@@ -91,9 +104,24 @@ def find(family: str, layout: dict[str, Any]) -> Found:
     batches = recipes.train_batches(recipe)
     with meshes.use(recipe.mesh, recipe.rules):
         now = state.create(recipe)
+        now = now.replace(params=decided(now.params))
         batch = pipeline.place(batches, 0, lambda *_: recipe.batch_sharding)
         loss, grads = jax.jit(gradient(recipe))(now.params, batch, now.rng)
+    if recipe.layer_order is not None:
+        grads = leaves.reordered(grads, np.argsort(recipe.layer_order))
     return Found(float(loss), trees.flatten(jax.device_get(grads)), recipe, now)
+
+
+def decided(params: Any) -> Any:
+    """Parameters whose routers are decided: rounding must flip no choice."""
+
+    def one(path, leaf):
+        return leaf * ROUTER_SCALE if path.endswith("router/kernel") else leaf
+
+    return jax.jit(lambda params: trees.map_with_path(one, params))(params)
+
+
+ROUTER_SCALE = 50.0
 
 
 @functools.cache
