@@ -163,11 +163,6 @@ def test_every_chip_is_reachable_by_its_own_name():
     assert [costs.chip(row.name) for row in costs.CHIPS] == list(costs.CHIPS)
 
 
-def test_utilisation_is_a_share_of_all_devices():
-    assert costs.utilisation(2e12, peak=1e12, devices=4) == 0.5
-    assert costs.utilisation(2e12, peak=None) is None
-
-
 def test_memory_counts_temporaries_and_donated_arguments():
     def through(x):
         hidden = jnp.sin(x @ x)  # as large as x, and needed whole

@@ -5,7 +5,6 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -218,8 +217,3 @@ def make_model(
     chosen = {"scan": not on_cpu} if fields.get("scan") is None else {}
     einsum = linear.flat_einsum if flat else jnp.einsum
     return builder(attend=attend, einsum=einsum, **fields | chosen), fields
-
-
-def unboxed_params(recipe: Recipe) -> Any:
-    """Shapes of the parameters, without the boxes."""
-    return nn.unbox(recipe.boxed_params)

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 from etils import epath
 
@@ -46,7 +46,7 @@ def open_writers(
         step: of the checkpoint that the run goes on from; what was written after it is void.
         wandb: the project's name at Weights & Biases; "" for none.
         config: what Weights & Biases shows as the run's config.
-        extra: further writers, such as the console's.
+        extra: further writers, such as the line on a terminal.
     """
     if process != 0:
         yield nothing
@@ -72,16 +72,6 @@ def to_all(writers: Sequence[Writer]) -> Writer:
 
 def nothing(step: int, values: Values) -> None:
     """The writer of every process but the first."""
-
-
-def console(stream: TextIO = sys.stdout) -> Writer:
-    """One plain line a call."""
-
-    def write(step: int, values: Values) -> None:
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        print(f"step {step:,}  {shown}", file=stream, flush=True)
-
-    return write
 
 
 @contextlib.contextmanager
