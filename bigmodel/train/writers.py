@@ -4,6 +4,7 @@ Names are paths such as "train/loss"; values are finite or not, but always plain
 """
 
 import contextlib
+import hashlib
 import json
 import math
 import numbers
@@ -126,11 +127,10 @@ def weights_and_biases(
     key = os.environ.get("WANDB_API_KEY") or getattr(wandb.api, "api_key", None)
     mode = os.environ.get("WANDB_MODE") or ("online" if key else "offline")
     local = str(folder) if is_local(folder) else None
-    name = folder.name
     run = wandb.init(
         project=project,
-        name=name,
-        id=name,
+        name=folder.name,
+        id=wandb_id(folder),
         resume="allow",
         dir=local,
         mode=mode,
@@ -249,6 +249,12 @@ def event_file(folder: epath.PathLike, step: int, purges: bool = False) -> Any:
 def add_scalars(events: Any, step: int, values: Values) -> None:
     for name, value in values.items():
         events.add_scalar(name, float(value), step)
+
+
+def wandb_id(folder: epath.Path) -> str:
+    """One workdir, one run: its name, and a part of its path's hash, for others of that name."""
+    path = str(folder.resolve() if is_local(folder) else folder)
+    return f"{folder.name}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
 
 
 def read_lines(path: epath.Path) -> list[str]:

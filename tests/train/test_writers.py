@@ -180,7 +180,9 @@ def test_an_absent_wandb_is_said_and_harmless(tmp_path, capsys, monkeypatch):
     assert "wandb is not installed" in capsys.readouterr().err
 
 
-def test_wandb_without_a_key_stays_offline(tmp_path, monkeypatch):
+@pytest.fixture
+def wandb(monkeypatch):
+    """What an installed wandb without a key is called with."""
     calls: list = []
 
     class Run:
@@ -196,12 +198,29 @@ def test_wandb_without_a_key_stays_offline(tmp_path, monkeypatch):
 
         @staticmethod
         def init(**settings):
-            calls.append(settings["mode"])
+            calls.append(settings)
             return Run()
 
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setitem(sys.modules, "wandb", FakeWandb)
+    return calls
+
+
+def test_wandb_without_a_key_stays_offline(tmp_path, wandb):
     with writers.weights_and_biases(epath.Path(tmp_path), "project", {}) as writer:
         writer(1, {"x": 1.0})
-    assert calls == ["offline", (1, {"x": 1.0}), "finished"]
+    assert wandb[0]["mode"] == "offline"
+    assert wandb[1:] == [(1, {"x": 1.0}), "finished"]
+
+
+def test_a_workdir_is_one_wandb_run_and_another_of_its_name_another(tmp_path, wandb, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a/run", tmp_path / "a" / "run", "b/run", "gs://a/run", "gs://b/run"):
+        with writers.weights_and_biases(epath.Path(folder), "project", {}):
+            pass
+    started = [call for call in wandb if isinstance(call, dict)]
+    assert {settings["name"] for settings in started} == {"run"}
+    first, again, *others = [settings["id"] for settings in started]
+    assert first == again
+    assert len({first, *others}) == 4
