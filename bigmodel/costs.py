@@ -75,14 +75,6 @@ def peak_flops(device_kind: str) -> float | None:
     return row.peak_flops if row else None
 
 
-def utilisation(flops_per_second: float, *, peak: float | None, devices: int = 1) -> float | None:
-    """The share of the devices' peak that model FLOPs reach; None where it is not known.
-
-    On CPU `peak` is `cpu_matmul_flops()` and `devices` 1, however many are simulated.
-    """
-    return flops_per_second / (peak * devices) if peak else None
-
-
 # A decoder, from the fields of models/decoder.py
 
 

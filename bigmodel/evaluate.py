@@ -1,12 +1,11 @@
 """A model over a data split: sums of an objective, and the figures that are told of them."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
-from bigmodel import compat
+from bigmodel import compat, scores
 from bigmodel import recipe as recipes
 from bigmodel.data import pipeline
 from bigmodel.sharding import mesh as meshes
@@ -69,8 +68,8 @@ def figures(totals: dict[str, float], bytes_per_target: float) -> dict[str, floa
     found = {"loss": means.pop("loss")}
     if "nll" in means:
         nll = means.pop("nll")
-        found["perplexity"] = math.exp(min(nll, 700.0))
-        found["bits_per_byte"] = nll / math.log(2) / bytes_per_target
+        found["perplexity"] = scores.perplexity(nll, 1)
+        found["bits_per_byte"] = scores.bits_per_byte(nll, bytes_per_target)
     if "correct" in means:
         found["accuracy"] = means.pop("correct")
     return found | means | {"targets": weight}

@@ -8,12 +8,12 @@ DENSE_PAIRS = 2**24  # vocab^2 up to this is counted in a table of 128 MB, more 
 
 
 def perplexity(nats: float, tokens: float) -> float:
-    """exp of the mean loss of a token; inf where float64 ends."""
+    """exp of the mean loss of a token; inf where float64 ends, NaN of NaN."""
     mean = nats / tokens
-    return math.exp(mean) if mean < 709 else math.inf
+    return math.inf if mean > 709 else math.exp(mean)
 
 
-def bits_per_byte(nats: float, bytes: int) -> float:
+def bits_per_byte(nats: float, bytes: float) -> float:
     """A summed loss by what it is spent on: comparable between tokenizers."""
     return nats / math.log(2) / bytes
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 Tree = Any
@@ -16,11 +15,6 @@ def name(path: tuple) -> str:
     return "/".join(
         str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path
     )
-
-
-def paths(tree: Tree) -> Tree:
-    """The same tree with each leaf replaced by its path "a/b/c"."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: name(path), tree)
 
 
 def map_with_path(function: Callable[..., Any], tree: Tree, *rest: Tree, is_leaf=None) -> Tree:
@@ -74,15 +68,6 @@ def scale(tree: Tree, factor: jax.Array | float) -> Tree:
     return jax.tree.map(lambda leaf: (leaf * factor).astype(leaf.dtype), tree)
 
 
-def add(first: Tree, second: Tree) -> Tree:
-    return jax.tree.map(jnp.add, first, second)
-
-
 def count(tree: Tree) -> int:
     """Number of elements of all leaves (arrays or shapes)."""
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
-
-
-def size_in_bytes(tree: Tree) -> int:
-    """Bytes of all leaves (arrays or shapes)."""
-    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

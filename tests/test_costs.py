@@ -11,7 +11,7 @@ import pytest
 from flax import linen as nn
 
 from bigmodel import costs, objectives, trees
-from bigmodel.layers import attention
+from bigmodel.layers import attention, feedforward
 from bigmodel.models import decoder
 
 SMALL: dict[str, Any] = dict(vocab=96, width=32, layers=3, heads=4, length=16, dtype="float32")
@@ -163,9 +163,8 @@ def test_every_chip_is_reachable_by_its_own_name():
     assert [costs.chip(row.name) for row in costs.CHIPS] == list(costs.CHIPS)
 
 
-def test_utilisation_is_a_share_of_all_devices():
-    assert costs.utilisation(2e12, peak=1e12, devices=4) == 0.5
-    assert costs.utilisation(2e12, peak=None) is None
+def test_layers_with_a_gate_are_counted_as_such():
+    assert set(costs.GATED) == set(feedforward.GATES)
 
 
 def test_memory_counts_temporaries_and_donated_arguments():

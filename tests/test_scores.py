@@ -18,6 +18,7 @@ MODELS = {1: scores.unigram_nats, 2: scores.bigram_nats}
 def test_perplexity_of_a_uniform_model_is_the_size_of_its_vocabulary():
     assert scores.perplexity(10 * math.log(257), 10) == pytest.approx(257)
     assert scores.perplexity(1e6, 1) == math.inf
+    assert math.isnan(scores.perplexity(math.nan, 1))
 
 
 def test_a_uniform_model_of_bytes_needs_eight_bits_a_byte():

@@ -109,12 +109,10 @@ def generate(
     samples = [(i, j) for i in range(len(prompts)) for j in range(num_return_sequences)]
     pieces: list[list[np.ndarray]] = [[] for _ in samples]
     for start in range(0, len(samples), rows):
-        texts = [np.asarray(prompts[i], np.int32) for i, _ in samples[start : start + rows]]
-        left = [_limit(len(text), max_new_tokens, max_length) for text in texts]
         addresses = [(seed, i, j) for i, j in samples[start : start + rows]]
-        for _ in range(-len(texts) % multiple):  # rows that have nothing to draw
-            texts, left = [*texts, np.zeros(1, np.int32)], [*left, 0]
-            addresses.append((0, 0, 0))
+        texts = [np.asarray(prompts[i], np.int32) for _, i, _ in addresses]
+        left = [_limit(len(text), max_new_tokens, max_length) for text in texts]
+        _fill(texts, addresses, left, multiple)
         stream = _stream(model, params, rules, _left_padded(texts), addresses, left, block)
         for tokens in stream:
             for index, drawn in enumerate(tokens, start):
@@ -124,6 +122,16 @@ def generate(
                     if on_tokens is not None:
                         on_tokens(index, drawn)
     return [np.concatenate([np.zeros(0, np.int32), *parts]) for parts in pieces]
+
+
+def _fill(
+    texts: list[np.ndarray], addresses: list[tuple[int, int, int]], left: list[int], multiple: int
+) -> None:
+    """Adds rows that have nothing to draw, up to a multiple."""
+    for _ in range(-len(texts) % multiple):
+        texts.append(np.zeros(1, np.int32))
+        addresses.append((0, 0, 0))
+        left.append(0)
 
 
 def _stream(

@@ -5,7 +5,6 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -233,8 +232,3 @@ def make_model(
     compute_experts = experts.make(mesh, layout.rules, capacity=fields["expert_capacity"])
     bound = dict(attend=attend, einsum=einsum, compute_experts=compute_experts)
     return builder(**bound, **fields | chosen), fields
-
-
-def unboxed_params(recipe: Recipe) -> Any:
-    """Shapes of the parameters, without the boxes."""
-    return nn.unbox(recipe.boxed_params)

@@ -4,7 +4,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bigmodel import config
-from bigmodel.layers import feedforward, router, stack
+from bigmodel.checkpoint import schedule
+from bigmodel.data import cache, packing
+from bigmodel.layers import block, feedforward, router, stack
+from bigmodel.sharding import kernels
 
 POSITIVE = (
     *("steps", "batch", "accumulate", "mesh_slices", "data.length", "log.every"),
@@ -16,26 +19,23 @@ NOT_NEGATIVE = (
     "profile.steps",
     *("data.workers", "pipeline.microbatches"),
 )
-CHOICES = {
+CHOICES: dict[str, Iterable[str]] = {
     "nonfinite": ("stop", "skip"),
-    "checkpoint.best_is": ("lowest", "highest"),
-    "data.packing": ("concat", "best_fit", "none"),
-    "data.normalize": ("NFC", "NFKC", "NFD", "NFKD", "none"),
+    "checkpoint.best_is": schedule.SIGNS,
+    "data.packing": packing.PACKINGS,
+    "data.normalize": cache.FORMS,
     "model.norm": ("layer", "rms"),
-    "model.norm_placement": ("pre", "post", "both"),
+    "model.norm_placement": block.PLACEMENTS,
     "model.qk_norm": ("none", "rms", "layer"),
     "model.position": ("learned", "rope", "sinusoidal", "none"),
-    "model.feedforward": (
-        *("swiglu", "geglu", "reglu"),
-        *("gelu", "gelu_tanh", "relu", "relu_squared", "silu"),
-    ),
+    "model.feedforward": (*feedforward.GATES, *feedforward.ACTIVATIONS),
     "model.router": router.SCORES,
     "model.init_residual": ("same", "scaled"),
     "model.dtype": ("bfloat16", "float32", "float16"),
     "model.param_dtype": ("bfloat16", "float32"),
     "model.remat": stack.REMAT_POLICIES,
     "model.context_attention": ("ring", "all_to_all"),
-    "model.attention": ("auto", "reference", "banded", "chunked", "splash", "cudnn"),
+    "model.attention": ("auto", *kernels.PLAIN, *kernels.PLATFORMS),
 }
 
 
@@ -105,11 +105,11 @@ def decoder(fields: Mapping[str, Any], *, length: int) -> None:
     for name in ("dropout", "attention_dropout"):
         if not 0 <= fields[name] < 1:
             raise config.InputError(f"model.{name} = {fields[name]}: a rate is in [0, 1).")
-    if fields["attention_dropout"] and fields["attention"] in ("splash", "cudnn"):
+    if fields["attention_dropout"] and fields["attention"] in kernels.PLATFORMS:
         raise config.InputError(
             f"model.attention_dropout = {fields['attention_dropout']}: the kernel "
             f"{fields['attention']!r} cannot drop probabilities; model.attention allowed are "
-            f"reference, banded, chunked."
+            f"{', '.join(kernels.PLAIN)}."
         )
     latent(fields)
     experts(fields)

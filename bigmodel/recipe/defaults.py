@@ -11,6 +11,21 @@ from bigmodel.sharding import mesh
 
 Extensions = Mapping[str, Mapping[str, Callable]]
 
+DATA = {
+    "source": "python_stdlib",
+    "mixture": {},  # name -> {"source": ..., "weight": ...}, instead of `source`
+    "split": "train",
+    "field": "text",  # of an example that holds several
+    "tokenizer": "bytes",
+    "length": 256,
+    "packing": "concat",
+    "shuffle": True,
+    "normalize": "NFC",
+    "deduplicate": True,
+    "cache_dir": "",  # of prepared tokens; "": $BIGMODEL_CACHE or ~/.cache/bigmodel/tokens
+    "workers": 0,  # processes that prepare; 0: one a core
+}
+
 
 def default_config(
     model: str = "decoder",
@@ -41,20 +56,7 @@ def default_config(
         "nonfinite": "stop",  # what a NaN or inf in loss or gradient does: "stop", or "skip" it
         "model": {"name": model} | of_builder(tables["model"][model]),
         "objective": {"name": objective} | of_builder(tables["objective"][objective]),
-        "data": {
-            "source": "python_stdlib",
-            "mixture": {},  # name -> {"source": ..., "weight": ...}, instead of `source`
-            "split": "train",
-            "field": "text",  # of an example that holds several
-            "tokenizer": "bytes",
-            "length": 256,
-            "packing": "concat",
-            "shuffle": True,
-            "normalize": "NFC",
-            "deduplicate": True,
-            "cache_dir": "",  # of prepared tokens; "": $BIGMODEL_CACHE or ~/.cache/bigmodel/tokens
-            "workers": 0,  # processes that prepare; 0: one a core
-        },
+        "data": DATA,
         "optimizer": {"name": "adamw", "clip": 1.0} | of_table(tables["optimizer"]),
         "schedule": {"name": "warmup_cosine"} | of_table(tables["schedule"]),
         "mesh": dict.fromkeys(mesh.AXES, 1),

@@ -3,18 +3,21 @@
 Names are paths such as "train/loss"; values are finite or not, but always plain numbers.
 """
 
-import concurrent.futures
 import contextlib
+import hashlib
 import json
 import math
 import numbers
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 from etils import epath
+
+from bigmodel.train import uploads
 
 Values = Mapping[str, float]
 Writer = Callable[[int, Values], None]
@@ -44,7 +47,7 @@ def open_writers(
         step: of the checkpoint that the run goes on from; what was written after it is void.
         wandb: the project's name at Weights & Biases; "" for none.
         config: what Weights & Biases shows as the run's config.
-        extra: further writers, such as the console's.
+        extra: further writers, such as the line on a terminal.
     """
     if process != 0:
         yield nothing
@@ -70,16 +73,6 @@ def to_all(writers: Sequence[Writer]) -> Writer:
 
 def nothing(step: int, values: Values) -> None:
     """The writer of every process but the first."""
-
-
-def console(stream: TextIO = sys.stdout) -> Writer:
-    """One plain line a call."""
-
-    def write(step: int, values: Values) -> None:
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        print(f"step {step:,}  {shown}", file=stream, flush=True)
-
-    return write
 
 
 @contextlib.contextmanager
@@ -116,19 +109,8 @@ def rows(folder: epath.PathLike) -> list[dict[str, Any]]:
 @contextlib.contextmanager
 def tensorboard_events(folder: epath.Path, step: int = 0) -> Iterator[Writer]:
     """TensorBoard event files; those of steps after `step` are marked as purged."""
-    import tensorboardX
-
-    events = tensorboardX.SummaryWriter(str(folder), purge_step=step + 1 if step else None)
-
-    def write(step: int, values: Values) -> None:
-        for name, value in values.items():
-            events.add_scalar(name, float(value), step)
-        events.flush()
-
-    try:
+    with (local_events if is_local(folder) else remote_events)(folder, step) as write:
         yield write
-    finally:
-        events.close()
 
 
 @contextlib.contextmanager
@@ -145,11 +127,10 @@ def weights_and_biases(
     key = os.environ.get("WANDB_API_KEY") or getattr(wandb.api, "api_key", None)
     mode = os.environ.get("WANDB_MODE") or ("online" if key else "offline")
     local = str(folder) if is_local(folder) else None
-    name = folder.name
     run = wandb.init(
         project=project,
-        name=name,
-        id=name,
+        name=folder.name,
+        id=wandb_id(folder),
         resume="allow",
         dir=local,
         mode=mode,
@@ -185,13 +166,12 @@ def remote_parts(folder: epath.Path, step: int) -> Iterator[Callable[[str], None
     lines = [json.dumps({RESUMED: step})]
     written = time.monotonic()
 
-    with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="metrics") as thread:
+    with uploads.Uploads(folder) as remote:
 
         def flush() -> None:
-            if not lines:
-                return
-            text = "".join(f"{line}\n" for line in lines)
-            thread.submit((folder / PART.format(number)).write_text, text)
+            if lines:
+                text = "".join(f"{line}\n" for line in lines)
+                remote.put(PART.format(number), text.encode())
 
         def add(line: str) -> None:
             nonlocal number, written
@@ -207,6 +187,74 @@ def remote_parts(folder: epath.Path, step: int) -> Iterator[Callable[[str], None
             yield add
         finally:
             flush()
+
+
+@contextlib.contextmanager
+def local_events(folder: epath.Path, step: int) -> Iterator[Writer]:
+    events = event_file(folder, step, purges=True)
+    try:
+        yield lambda step, values: add_scalars(events, step, values)
+    finally:
+        events.close()
+
+
+@contextlib.contextmanager
+def remote_events(folder: epath.Path, step: int) -> Iterator[Writer]:
+    """Files of `PART_LINES` calls and more, from a local folder copied whole as they grow."""
+    temporary = tempfile.TemporaryDirectory(prefix="bigmodel-events-")
+    with uploads.Uploads(folder) as remote, temporary as local:
+        events = event_file(local, step, purges=True)
+        calls, copied = 0, time.monotonic()
+
+        def copy() -> None:
+            for path in epath.Path(local).iterdir():
+                remote.put(path.name, path.read_bytes())
+
+        def write(step: int, values: Values) -> None:
+            nonlocal events, calls, copied
+            add_scalars(events, step, values)
+            calls += 1
+            if time.monotonic() - copied <= PART_SECONDS:
+                return
+            if calls < PART_LINES:
+                events.flush()
+                copy()
+            else:
+                events.close()
+                copy()
+                for path in epath.Path(local).iterdir():
+                    path.unlink()
+                events, calls = event_file(local, step), 0
+            copied = time.monotonic()
+
+        try:
+            yield write
+        finally:
+            events.close()
+            copy()
+
+
+def event_file(folder: epath.PathLike, step: int, purges: bool = False) -> Any:
+    """A file of what comes after a step, written by a thread of its own: it waits for the disk."""
+    import tensorboardX
+
+    return tensorboardX.SummaryWriter(
+        str(folder),
+        purge_step=step + 1 if purges and step else None,
+        flush_secs=PART_SECONDS,
+        filename_suffix=f".{step:09d}",  # the rest of its name counts whole seconds
+    )
+
+
+def add_scalars(events: Any, step: int, values: Values) -> None:
+    for name, value in values.items():
+        events.add_scalar(name, float(value), step)
+
+
+def wandb_id(folder: epath.Path) -> str:
+    """One workdir, one run: its name, and a part of its path's hash, for others of that name."""
+    path = str(folder.resolve() if is_local(folder) else folder)
+    return f"{folder.name}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
 
 
 def read_lines(path: epath.Path) -> list[str]:
