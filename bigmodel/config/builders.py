@@ -91,6 +91,8 @@ def _cast(value: Any, wanted: Any, where: str) -> Any:
 def _fit(value: Any, wanted: Any) -> Any:
     """The value as the builder wants it: whole numbers as floats, lists as tuples; or TypeError."""
     kind, options = typing.get_origin(wanted) or wanted, typing.get_args(wanted)
+    if kind in (Any, object):  # nothing is known: a field without annotation, elements of `tuple`
+        return value
     if kind in (typing.Union, types.UnionType):
         for option in options:
             with contextlib.suppress(TypeError):
