@@ -171,6 +171,10 @@ def unannotated(lr, axes, *, k=None, rate=0.5, betas=(0.9, 0.99), mask: tuple = 
     return k, rate, betas, mask, most
 
 
+def partly(lr: "optax.Schedule", *, names: tuple[str, ...] = ("a",)):  # noqa: F821
+    return names
+
+
 class Layer(nn.Module):
     width: int = 3
     dtype: str = "float32"
@@ -218,6 +222,8 @@ def test_a_section_becomes_the_builders_arguments(builder, section, arguments):
         (Block, {"pattern": 3}, ["here.pattern=3", "a tuple"]),
         (Block, {"pattern": (1, "x")}, ["here.pattern=(1, 'x')", "a tuple"]),
         (Block, {"norm": 3}, ["here.norm=3", "text"]),
+        (Block, {"norm": {"a": 1}}, ["here.norm={'a': 1}", "text"]),
+        (partly, {"names": ("b", 3)}, ["here.names=('b', 3)", "a tuple"]),
         (unannotated, {"most": None}, ["here.most", "has no default", "needs a value"]),
         (unannotated, {"most": 1, "betas": 3}, ["here.betas=3", "a tuple"]),
     ],
