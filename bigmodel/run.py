@@ -65,7 +65,7 @@ def load(folder: str | epath.Path, *, step: int | None = None, extensions: bool 
         extensions: runs the stored config file (it is code), as its own builders need.
 
     Raises:
-        InputError: the folder is no workdir, or holds no such checkpoint.
+        InputError: the folder is no workdir, or holds no such checkpoint, or none that is sound.
     """
     processes.join()
     compat.use_compilation_cache()
@@ -80,8 +80,8 @@ def load(folder: str | epath.Path, *, step: int | None = None, extensions: bool 
     with checkpoint.Checkpoints(workdir.place(folder) / "checkpoints") as checkpoints:
         try:
             restored = checkpoints.restore(parts, step=step)
-        except FileNotFoundError as error:
-            raise config.InputError(str(error)) from error
+        except (FileNotFoundError, checkpoint.UnsoundError) as error:
+            raise config.InputError(" ".join(str(error).split())) from error
     tree = restored.tree
     params = tree.get("ema", tree["params"])
     if "opt_state" in tree:

@@ -1,6 +1,7 @@
 """What a trained run can do, from Python and from the command."""
 
 import json
+import shutil
 import sys
 
 import jax.numpy as jnp
@@ -107,6 +108,14 @@ def test_generation_on_a_mesh_gives_the_tokens_of_one_device(trained):
 def test_a_folder_that_is_no_workdir_is_refused(tmp_path):
     with pytest.raises(config.InputError, match=r"holds no config.json"):
         bigmodel.load(tmp_path)
+
+
+def test_a_run_without_a_sound_checkpoint_is_refused(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    for manifest in (tmp_path / "run").glob("checkpoints/*/manifest.json"):
+        manifest.write_text("{}")
+    with pytest.raises(config.InputError, match=r"no sound checkpoint in .*: step 10: manifest"):
+        bigmodel.load(tmp_path / "run")
 
 
 @pytest.mark.smoke
