@@ -171,7 +171,7 @@ def unannotated(lr, axes, *, k=None, rate=0.5, betas=(0.9, 0.99), mask: tuple = 
     return k, rate, betas, mask, most
 
 
-def partly(lr: "optax.Schedule", *, names: tuple[str, ...] = ("a",)):  # noqa: F821
+def partly(lr: "optax.Schedule", *, names: tuple[str, ...] = ("a",)):  # type: ignore  # noqa: F821
     return names
 
 

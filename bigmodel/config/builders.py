@@ -82,7 +82,7 @@ def _type_hints(builder: Callable) -> dict[str, Any]:
     try:
         return typing.get_type_hints(of)
     except (NameError, TypeError):
-        hints = {}
+        hints: dict[str, Any] = {}
         for name, hint in getattr(of, "__annotations__", {}).items():
             alone = types.SimpleNamespace(__annotations__={name: hint})
             with contextlib.suppress(NameError, TypeError):

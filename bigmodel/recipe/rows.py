@@ -6,9 +6,8 @@ from typing import Any
 
 from bigmodel import config
 from bigmodel.data import pipeline, text, tokenizers
-from bigmodel.recipe import build, checks
+from bigmodel.recipe import build, entries
 
-EVAL_FIELDS = {"source": "", "split": "validation", "every": 0, "batches": 0}
 Progress = Callable[..., None]
 
 
@@ -40,7 +39,7 @@ def open_rows(loaded: config.Loaded, source: str, split: str, progress: Progress
         tokenizer=data.tokenizer,
         length=data.length,
         packing=data.packing,
-        mixture=None if source else mixture(data.mixture) or None,
+        mixture=None if source else entries.mixture(data.mixture) or None,
         normalize=data.normalize,
         deduplicate=data.deduplicate,
         field=data.field,
@@ -49,19 +48,6 @@ def open_rows(loaded: config.Loaded, source: str, split: str, progress: Progress
         progress=progress,
         extensions=loaded.extensions.get("source"),
     )
-
-
-def mixture(entries: Mapping[str, Any]) -> dict[str, float]:
-    """Source -> weight, from entries name -> weight or name -> {"source", "weight"}."""
-    weights = {}
-    for name, entry in entries.items():
-        if isinstance(entry, int | float):
-            weights[name] = float(entry)
-            continue
-        for field in entry:
-            checks.known(f"data.mixture.{name}: field", field, ("source", "weight"))
-        weights[entry.get("source", name)] = float(entry["weight"])
-    return weights
 
 
 def train_batches(recipe: "build.Recipe", progress: Progress | None = None) -> pipeline.Batches:
@@ -83,25 +69,12 @@ def evaluations(recipe: "build.Recipe", progress: Progress | None = None) -> dic
 def evaluation(
     recipe: "build.Recipe", name: str, entry: Mapping[str, Any], progress: Progress | None = None
 ) -> Evaluation:
-    fields = eval_fields(name, entry)
+    fields = entries.evaluation(name, entry)
     rows = open_rows(recipe.loaded, fields["source"], fields["split"], progress)
     check_vocabulary(recipe)
     batches = pipeline.Batches(rows, recipe.batch, shuffle=False, repeat=False)
     limit = min(fields["batches"] or len(batches), len(batches))
     return Evaluation(name, batches, fields["every"], limit, rows.bytes / rows.tokens)
-
-
-def eval_fields(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """An entry of `evals`, complete and checked."""
-    for field in entry:
-        checks.known(f"evals.{name}: field", field, EVAL_FIELDS)
-    fields = EVAL_FIELDS | dict(entry)
-    for field, default in EVAL_FIELDS.items():
-        if type(fields[field]) is not type(default):
-            raise config.InputError(
-                f"evals.{name}.{field} = {fields[field]!r}: wants a {type(default).__name__}."
-            )
-    return fields
 
 
 def check_vocabulary(recipe: "build.Recipe") -> None:
@@ -119,7 +92,7 @@ def prepare_data(loaded: config.Loaded, progress: Progress | None = None) -> str
     loaded = build.resolve(loaded)
     splits = [("", loaded.config.data.split)]
     for name, entry in loaded.config.evals.items():
-        fields = eval_fields(name, entry)
+        fields = entries.evaluation(name, entry)
         splits.append((fields["source"], fields["split"]))
     lines = []
     for source, split in dict.fromkeys(splits):
@@ -156,7 +129,7 @@ def train_tokenizer(loaded: config.Loaded, *, kind: str, size: int, out: str) ->
         data.source,
         out,
         split=data.split,
-        mixture=mixture(data.mixture) or None,
+        mixture=entries.mixture(data.mixture) or None,
         normalize=data.normalize,
         field=data.field,
         algorithm=kind,
