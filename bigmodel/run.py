@@ -70,7 +70,7 @@ def load(folder: str | epath.Path, *, step: int | None = None, extensions: bool 
     processes.join()
     compat.use_compilation_cache()
     loaded = workdir.read(folder, extensions=extensions)
-    recipe = recipes.make(fit_mesh(loaded))
+    recipe = recipes.make_stored(loaded)
     wanted = state.abstract(recipe)
     parts = {"params": wanted.params}
     if recipe.config.optimizer.name.startswith("schedule_free"):
@@ -87,19 +87,6 @@ def load(folder: str | epath.Path, *, step: int | None = None, extensions: bool 
     if "opt_state" in tree:
         params = jax.jit(recipe.eval_params)(tree["opt_state"], params)
     return Run(str(folder), recipe, params, restored.step)
-
-
-def fit_mesh(loaded: config.Loaded) -> config.Loaded:
-    """The run's mesh if this machine has the devices for it, else one device."""
-    sizes = loaded.config.mesh.to_dict()
-    needed = int(np.prod([size for size in sizes.values() if size > 0]))
-    if needed <= jax.device_count():
-        return loaded
-    values = loaded.config.copy_and_resolve_references().unlock()
-    for axis in sizes:
-        values.mesh[axis] = 1
-    values.mesh_slices = 1
-    return dataclasses.replace(loaded, config=values.lock())
 
 
 def evaluate(

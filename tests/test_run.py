@@ -110,6 +110,17 @@ def test_a_folder_that_is_no_workdir_is_refused(tmp_path):
         bigmodel.load(tmp_path)
 
 
+def test_a_run_of_an_earlier_version_and_of_other_devices_is_loaded(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    values = json.loads((trained / "config.json").read_text())
+    del values["model"]["qk_norm"], values["profile"]
+    values["model"]["attention"], values["mesh"]["tensor"] = "cudnn", 3
+    (tmp_path / "run" / "config.json").write_text(json.dumps(values))
+    options = dict(max_new_tokens=4, temperature=0.0)
+    found = bigmodel.generate(tmp_path / "run", ["The"], **options)
+    assert found == bigmodel.generate(trained, ["The"], **options)
+
+
 def test_a_run_without_a_sound_checkpoint_is_refused(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "run")
     for manifest in (tmp_path / "run").glob("checkpoints/*/manifest.json"):

@@ -12,6 +12,7 @@ from bigmodel.recipe.rows import (
     train_batches,
     train_tokenizer,
 )
+from bigmodel.recipe.stored import make_stored
 
 __all__ = [
     "Evaluation",
@@ -21,6 +22,7 @@ __all__ = [
     "evaluations",
     "inspect_data",
     "make",
+    "make_stored",
     "open_rows",
     "prepare_data",
     "resolve",
