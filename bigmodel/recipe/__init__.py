@@ -4,6 +4,7 @@ from bigmodel.recipe.build import Recipe, make, resolve
 from bigmodel.recipe.defaults import default_config
 from bigmodel.recipe.rows import (
     Evaluation,
+    check_vocabulary,
     evaluation,
     evaluations,
     inspect_data,
@@ -17,6 +18,7 @@ from bigmodel.recipe.stored import make_stored
 __all__ = [
     "Evaluation",
     "Recipe",
+    "check_vocabulary",
     "default_config",
     "evaluation",
     "evaluations",

@@ -52,9 +52,9 @@ def open_rows(loaded: config.Loaded, source: str, split: str, progress: Progress
 
 def train_batches(recipe: "build.Recipe", progress: Progress | None = None) -> pipeline.Batches:
     """What the run trains on; batch s is a pure function of the config and s."""
+    check_vocabulary(recipe)
     values = recipe.config
     rows = open_rows(recipe.loaded, "", values.data.split, progress)
-    check_vocabulary(recipe)
     return pipeline.Batches(rows, recipe.batch, seed=recipe.seed, shuffle=values.data.shuffle)
 
 
@@ -69,16 +69,16 @@ def evaluations(recipe: "build.Recipe", progress: Progress | None = None) -> dic
 def evaluation(
     recipe: "build.Recipe", name: str, entry: Mapping[str, Any], progress: Progress | None = None
 ) -> Evaluation:
+    check_vocabulary(recipe)
     fields = entries.evaluation(name, entry)
     rows = open_rows(recipe.loaded, fields["source"], fields["split"], progress)
-    check_vocabulary(recipe)
     batches = pipeline.Batches(rows, recipe.batch, shuffle=False, repeat=False)
     limit = min(fields["batches"] or len(batches), len(batches))
     return Evaluation(name, batches, fields["every"], limit, rows.bytes / rows.tokens)
 
 
 def check_vocabulary(recipe: "build.Recipe") -> None:
-    """Every token must have a row in the embedding table."""
+    """Every token must have a row in the embedding table; to be asked before any is made."""
     size = recipe.tokenizer.size
     if recipe.fields.get("vocab", size) < size:
         raise config.InputError(

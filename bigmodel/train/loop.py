@@ -100,11 +100,15 @@ def prepare(
 ) -> tuple[Job, states.TrainState]:
     """Data, the compiled step, and the state: restored if there is a checkpoint, else new."""
     show = progress.print if jax.process_index() == 0 else lambda text: None
+    recipes.check_vocabulary(recipe)
+    before = checkpoints.metadata()
+    facts = workdir.facts(recipe.loaded, recipe.tokenizer.fingerprint)
+    workdir.check_resume(before, facts, str(folder))  # what is cheap to tell, before any data
     processes.one_first(lambda: recipes.prepare_data(recipe.loaded, preparing(show)))
     batches = recipes.train_batches(recipe)
     evaluations = recipes.evaluations(recipe)
-    facts = workdir.facts(recipe.loaded, recipe.tokenizer.fingerprint, batches.rows.fingerprint)
-    workdir.check_resume(checkpoints.metadata(), facts, str(folder))
+    facts["rows"] = batches.rows.fingerprint
+    workdir.check_resume(before, facts, str(folder))
 
     abstract = states.abstract(recipe)
     resumes = checkpoints.latest() is not None
