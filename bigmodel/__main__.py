@@ -190,13 +190,13 @@ def _config(values: Values, loaded: config.Loaded) -> None:
 def _prepare(_: Values, loaded: config.Loaded) -> None:
     from bigmodel import recipe
 
-    print(recipe.prepare_data(loaded))
+    print(recipe.prepare_data(loaded, recipe.preparing()))
 
 
 def _inspect(_: Values, loaded: config.Loaded) -> None:
     from bigmodel import recipe
 
-    print(recipe.inspect_data(loaded))
+    print(recipe.inspect_data(loaded, recipe.preparing()))
 
 
 def _train_tokenizer(values: Values, loaded: config.Loaded) -> None:

@@ -108,10 +108,11 @@ def evaluate(
     entries = entries or {"validation": {"split": "validation"}}
     eval_step = make_eval_step(recipe)
     found: dict[str, float] = {"step": run.step}
+    progress = recipes.preparing()
     for name, entry in entries.items():
-        chosen = recipes.evaluation(recipe, name, {**entry, "batches": 0})
+        chosen = recipes.evaluation(recipe, name, {**entry, "batches": 0}, progress)
         measured = evaluate_split(recipe, run.params, chosen, eval_step)
-        measured |= baselines(recipe, chosen.batches.rows)
+        measured |= baselines(recipe, chosen.batches.rows, progress)
         found |= {f"{name}/{metric}": value for metric, value in measured.items()}
     return found
 
@@ -121,11 +122,13 @@ def evaluate(
 MOST_TOKENS_OF_BASELINES = 10**8
 
 
-def baselines(recipe: recipes.Recipe, rows: Any) -> dict[str, float]:
+def baselines(
+    recipe: recipes.Recipe, rows: Any, progress: recipes.Progress | None = None
+) -> dict[str, float]:
     """Bits per byte of counts of tokens and of pairs of tokens, made on the training split."""
     if not isinstance(rows, text.Rows):
         return {}
-    train = recipes.open_rows(recipe.loaded, rows.source, recipe.config.data.split)
+    train = recipes.open_rows(recipe.loaded, rows.source, recipe.config.data.split, progress)
     if train.tokens > MOST_TOKENS_OF_BASELINES:
         return {}
     return {

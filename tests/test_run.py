@@ -74,6 +74,15 @@ def test_evaluation_tells_bits_per_byte_beside_the_baselines(trained):
     assert found["validation/bits_per_byte"] > 0
 
 
+def test_evaluation_tells_of_data_that_it_prepares(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("BIGMODEL_CACHE", str(tmp_path))
+    monkeypatch.setattr("bigmodel.recipe.rows.SECONDS_BETWEEN_LINES", -1)
+    bigmodel.evaluate(trained)
+    out, err = capsys.readouterr()
+    assert f"preparing jsonl:{runs.TEXT} all: 100%" in err
+    assert out == ""
+
+
 def test_generation_is_reproduced_by_its_seed_and_streams_what_it_returns(trained):
     told: dict[tuple[int, int], str] = {}
 

@@ -4,12 +4,14 @@ from bigmodel.recipe.build import Recipe, make, resolve
 from bigmodel.recipe.defaults import default_config
 from bigmodel.recipe.rows import (
     Evaluation,
+    Progress,
     check_vocabulary,
     evaluation,
     evaluations,
     inspect_data,
     open_rows,
     prepare_data,
+    preparing,
     train_batches,
     train_tokenizer,
 )
@@ -17,6 +19,7 @@ from bigmodel.recipe.stored import make_stored
 
 __all__ = [
     "Evaluation",
+    "Progress",
     "Recipe",
     "check_vocabulary",
     "default_config",
@@ -27,6 +30,7 @@ __all__ = [
     "make_stored",
     "open_rows",
     "prepare_data",
+    "preparing",
     "resolve",
     "train_batches",
     "train_tokenizer",

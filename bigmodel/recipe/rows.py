@@ -1,14 +1,21 @@
 """The data of a run: rows by split, batches to train on and to evaluate with."""
 
 import dataclasses
+import sys
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from bigmodel import config
-from bigmodel.data import pipeline, text, tokenizers
+from bigmodel.data import cache, pipeline, text, tokenizers
 from bigmodel.recipe import build, entries
 
-Progress = Callable[..., None]
+Progress = cache.Progress
+SECONDS_BETWEEN_LINES = 5.0
+
+
+def to_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,12 +65,9 @@ def train_batches(recipe: "build.Recipe", progress: Progress | None = None) -> p
     return pipeline.Batches(rows, recipe.batch, seed=recipe.seed, shuffle=values.data.shuffle)
 
 
-def evaluations(recipe: "build.Recipe", progress: Progress | None = None) -> dict[str, Evaluation]:
-    """The entries of the config's `evals`, by name."""
-    return {
-        name: evaluation(recipe, name, entry, progress)
-        for name, entry in recipe.config.evals.items()
-    }
+def evaluations(recipe: "build.Recipe") -> dict[str, Evaluation]:
+    """The entries of the config's `evals`, by name; their data should be prepared."""
+    return {name: evaluation(recipe, name, entry) for name, entry in recipe.config.evals.items()}
 
 
 def evaluation(
@@ -96,20 +100,36 @@ def prepare_data(loaded: config.Loaded, progress: Progress | None = None) -> str
         splits.append((fields["source"], fields["split"]))
     lines = []
     for source, split in dict.fromkeys(splits):
-        rows = open_rows(loaded, source, split, progress)
-        lines.append(
-            f"{source or loaded.config.data.source} {split}: {rows.documents:,} documents, "
-            f"{rows.bytes:,} bytes, {rows.tokens:,} tokens, {len(rows):,} rows"
-        )
-    return "\n".join(lines)
+        lines += [
+            f"{part.source} {split}: {part.documents:,} documents, {part.bytes:,} bytes, "
+            f"{part.tokens:,} tokens, {len(part):,} rows"
+            for part in open_rows(loaded, source, split, progress).parts
+        ]
+    return "\n".join(dict.fromkeys(lines))
 
 
-def inspect_data(loaded: config.Loaded) -> str:
+def preparing(
+    show: Callable[[str], None] = to_stderr, now: Callable[[], float] = time.monotonic
+) -> Progress:
+    """Tells of the preparation of data in plain lines, at most every few seconds."""
+    told = now()
+
+    def report(what: str, done: int, total: int) -> None:
+        nonlocal told
+        if now() - told > SECONDS_BETWEEN_LINES:
+            told = now()
+            share = f"{done / total:.0%}" if total else f"{done / 2**20:,.0f} MiB"
+            show(f"preparing {what}: {share}")
+
+    return report
+
+
+def inspect_data(loaded: config.Loaded, progress: Progress | None = None) -> str:
     """What the data of a config looks like, as text for a terminal."""
     loaded = build.resolve(loaded)
     from bigmodel.data import inspect
 
-    return inspect.describe(open_rows(loaded, "", loaded.config.data.split))
+    return inspect.describe(open_rows(loaded, "", loaded.config.data.split, progress))
 
 
 def train_tokenizer(loaded: config.Loaded, *, kind: str, size: int, out: str) -> str:
