@@ -125,11 +125,23 @@ MOST_TOKENS_OF_BASELINES = 10**8
 def baselines(
     recipe: recipes.Recipe, rows: Any, progress: recipes.Progress | None = None
 ) -> dict[str, float]:
-    """Bits per byte of counts of tokens and of pairs of tokens, made on the training split."""
+    """Bits per byte of counts of tokens and of pairs of tokens, or {}.
+
+    They are counted on the split that the run trains on (`data.split`), of the source that `rows`
+    are of: an evaluation with a source of its own is held against that source's. There are none of
+    a mixture, of more than `MOST_TOKENS_OF_BASELINES`, and where preparing the split would take
+    long: to score a checkpoint needs only what is scored.
+    """
     if not isinstance(rows, text.Rows):
         return {}
-    train = recipes.open_rows(recipe.loaded, rows.source, recipe.config.data.split, progress)
-    if train.tokens > MOST_TOKENS_OF_BASELINES:
+    train = recipes.open_small_rows(
+        recipe.loaded,
+        rows.source,
+        recipe.config.data.split,
+        progress,
+        tokens=MOST_TOKENS_OF_BASELINES,
+    )
+    if train is None:
         return {}
     return {
         f"{name}_bits_per_byte": scores.ngram_bits_per_byte(

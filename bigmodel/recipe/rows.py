@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bigmodel import config
-from bigmodel.data import cache, pipeline, text, tokenizers
+from bigmodel.data import cache, pipeline, sources, text, tokenizers
 from bigmodel.recipe import build, entries
 
 Progress = cache.Progress
 SECONDS_BETWEEN_LINES = 5.0
+QUICK_BYTES = 2**26  # of a source: byte pairs on one core take 40 s for them
 
 
 def to_stderr(text: str) -> None:
@@ -55,6 +56,37 @@ def open_rows(loaded: config.Loaded, source: str, split: str, progress: Progress
         progress=progress,
         extensions=loaded.extensions.get("source"),
     )
+
+
+def open_small_rows(
+    loaded: config.Loaded,
+    source: str,
+    split: str,
+    progress: Progress | None = None,
+    *,
+    tokens: int,
+) -> text.Rows | None:
+    """`open_rows`, or None: more tokens, not prepared and long to prepare, or no such split."""
+    data = loaded.config.data
+    try:
+        own = loaded.extensions.get("source")
+        found = sources.find(source, split, field=data.field, extensions=own)
+    except config.InputError:
+        return None
+    noted = cache.noted(
+        found,
+        split,
+        tokenizers.load(data.tokenizer),
+        normalize=data.normalize,
+        deduplicate=data.deduplicate,
+        folder=data.cache_dir,
+    )
+    if noted is None and not 0 < sum(found.sizes) <= QUICK_BYTES:  # 0: nobody knows
+        return None
+    if noted is not None and noted["tokens"] > tokens:
+        return None
+    rows = open_rows(loaded, source, split, progress)
+    return rows if rows.tokens <= tokens else None
 
 
 def train_batches(recipe: "build.Recipe", progress: Progress | None = None) -> pipeline.Batches:

@@ -51,3 +51,28 @@ def test_the_caches_of_a_mixture_are_told_by_its_sources(tmp_path):
     said = recipe.prepare_data(loaded(data=dict(source="unused", mixture=mixture), evals=evals))
     told = [line.partition(" all: 40 documents")[0] for line in said.splitlines()]
     assert sorted(told) == sources
+
+
+def test_only_what_is_there_or_small_is_opened_in_passing(tmp_path, monkeypatch):
+    (tmp_path / "a.jsonl").write_text("\n".join(f'{{"text": "{n}"}}' for n in range(400)))
+    source, there = f"jsonl:{tmp_path}/a.jsonl", tmp_path / "cache"
+    values = loaded(data=dict(cache_dir=str(there)))
+
+    def opened(split, tokens=10**6):
+        return recipe.open_small_rows(values, source, split, tokens=tokens) is not None
+
+    monkeypatch.setattr(rows, "QUICK_BYTES", 10)
+    assert not opened("train")
+    assert not there.exists()  # nothing was prepared for it
+    recipe.open_rows(values, source, "train")
+    assert opened("train")
+    assert not opened("train", tokens=10)
+    monkeypatch.undo()
+    assert opened("all")
+    assert not opened("train[:90%]")  # the split of a run on another kind of source
+
+
+def test_a_source_of_unknown_size_is_not_prepared_in_passing():
+    extensions = {"source": {"mine": lambda: ["text"]}}
+    values = config.Loaded(runs.config(), "", "", extensions=extensions)
+    assert recipe.open_small_rows(values, "mine", "all", tokens=100) is None
