@@ -201,9 +201,13 @@ def sample(
 ) -> list[list[str]]:
     """`generate` from a run that is loaded already."""
     tokenizer, recipe = run.tokenizer, run.recipe
+    if not prompts:
+        return []
+    ids = [np.concatenate([[tokenizer.bos], tokenizer.encode(prompt)]) for prompt in prompts]
     if max_new_tokens is None and max_length is None:
         max_new_tokens = MOST_NEW_TOKENS
-    ids = [np.concatenate([[tokenizer.bos], tokenizer.encode(prompt)]) for prompt in prompts]
+        if recipe.fields.get("position") == "learned":  # nobody asked for more than fits
+            max_length = recipe.fields["length"] - 1
     check_length(recipe, ids, max_new_tokens, max_length)
     streams = [
         tokenizers.Stream(tokenizer.decode) for _ in range(len(prompts) * num_return_sequences)
@@ -238,7 +242,7 @@ def sample(
     return [texts[i * n : (i + 1) * n] for i in range(len(prompts))]
 
 
-MOST_NEW_TOKENS = 256  # where nobody says a limit
+MOST_NEW_TOKENS = 256  # where nobody says a limit; fewer if learned positions end before
 
 
 def check_length(
@@ -247,11 +251,15 @@ def check_length(
     """Learned positions end somewhere; text must not go on beyond them."""
     if recipe.fields.get("position") != "learned":
         return
-    longest = max(map(len, ids))
-    wanted = min(longest + (max_new or 10**9), (max_length or 10**9) + 1)
-    if wanted > recipe.fields["length"]:
+    longest, positions = max(map(len, ids)), recipe.fields["length"]
+    if longest >= positions:
         raise config.InputError(
-            f"prompt of {longest} tokens with {wanted - longest} more: the model has "
-            f"{recipe.fields['length']} learned positions; --max_new_tokens may be at most "
-            f"{max(recipe.fields['length'] - longest, 0)}."
+            f"prompt of {longest} tokens: the model has {positions} learned positions; a prompt "
+            f"may have at most {positions - 1}."
+        )
+    wanted = min(longest + (max_new or 10**9), (max_length or 10**9) + 1)
+    if wanted > positions:
+        raise config.InputError(
+            f"prompt of {longest} tokens with {wanted - longest} more: the model has {positions} "
+            f"learned positions; --max_new_tokens may be at most {positions - longest}."
         )

@@ -114,6 +114,38 @@ def test_generation_on_a_mesh_gives_the_tokens_of_one_device(trained):
     assert run.sample(meshed, ["The"], **options) == run.sample(loaded, ["The"], **options)
 
 
+@pytest.fixture(scope="module")
+def short():
+    """A model that knows 24 places, as it is made."""
+    from bigmodel import recipe
+    from bigmodel.train import state
+
+    made = recipe.make(runs.config(model=dict(position="learned", length=24), data=dict(length=24)))
+    return run.Run("", made, state.create(made).params, 0)
+
+
+def test_without_a_limit_text_ends_where_learned_positions_do(short):
+    options = dict(temperature=0.0)
+    found = run.sample(short, ["abc", "abcdefgh"], **options)
+    assert found == run.sample(short, ["abc", "abcdefgh"], max_length=23, **options)
+    assert found[1] == run.sample(short, ["abcdefgh"], max_new_tokens=15, **options)[0]
+    assert run.sample(short, []) == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "limits", "words"),
+    [
+        ("abc", dict(max_new_tokens=21), "4 tokens with 21 more.*24 learned.*at most 20"),
+        ("abc", dict(max_length=24), "4 tokens with 21 more.*24 learned.*at most 20"),
+        ("a" * 23, {}, "prompt of 24 tokens.*24 learned positions.*at most 23"),
+        ("a" * 40, dict(max_length=20), "prompt of 41 tokens.*24 learned positions"),
+    ],
+)
+def test_text_beyond_the_learned_positions_is_refused(short, prompt, limits, words):
+    with pytest.raises(config.InputError, match=words):
+        run.sample(short, [prompt], **limits)
+
+
 def test_a_folder_that_is_no_workdir_is_refused(tmp_path):
     with pytest.raises(config.InputError, match=r"holds no config.json"):
         bigmodel.load(tmp_path)
