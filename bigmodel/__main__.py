@@ -103,6 +103,7 @@ def _overview() -> str:
 
 
 def _train(values: Values, loaded: config.Loaded) -> int:
+    from bigmodel import checkpoint
     from bigmodel.train import loop, watch
 
     try:
@@ -110,7 +111,7 @@ def _train(values: Values, loaded: config.Loaded) -> int:
     except loop.Stopped as stopped:
         print(f"bigmodel: {stopped}; the same command goes on from there", file=sys.stderr)
         return stopped.status
-    except watch.NonFiniteError as error:
+    except (watch.NonFiniteError, checkpoint.UnsoundError) as error:
         print(f"bigmodel: {error}", file=sys.stderr)
         return 1
     return 0
@@ -161,7 +162,14 @@ def _prompts(values: Values) -> list[str]:
         files = [str(f) for f in path.parent.glob("*")]
         near = config.nearest(values.prompts, files)
         raise config.InputError(f"--prompts={values.prompts}: no such file.{near}")
-    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise config.InputError(f"--prompts={values.prompts}: is no UTF-8 text.") from error
+    prompts = [line for line in lines if line.strip()]
+    if not prompts:
+        raise config.InputError(f"--prompts={values.prompts}: holds no prompt; one a line.")
+    return prompts
 
 
 def _config(values: Values, loaded: config.Loaded) -> None:
@@ -182,13 +190,13 @@ def _config(values: Values, loaded: config.Loaded) -> None:
 def _prepare(_: Values, loaded: config.Loaded) -> None:
     from bigmodel import recipe
 
-    print(recipe.prepare_data(loaded))
+    print(recipe.prepare_data(loaded, recipe.preparing()))
 
 
 def _inspect(_: Values, loaded: config.Loaded) -> None:
     from bigmodel import recipe
 
-    print(recipe.inspect_data(loaded))
+    print(recipe.inspect_data(loaded, recipe.preparing()))
 
 
 def _train_tokenizer(values: Values, loaded: config.Loaded) -> None:

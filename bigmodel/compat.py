@@ -3,7 +3,6 @@
 import ctypes
 import glob
 import os
-import pathlib
 import sys
 from typing import Any
 
@@ -68,8 +67,9 @@ def use_compilation_cache() -> None:
 
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
-    folder = os.environ.get("BIGMODEL_CACHE") or pathlib.Path.home() / ".cache" / "bigmodel"
-    jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(folder) / "compiled"))
+    folder = os.path.expanduser(os.environ.get("BIGMODEL_CACHE") or "~/.cache/bigmodel")
+    # Joined as text: a pathlib.Path makes a local folder "gs:" of a bucket's gs://.
+    jax.config.update("jax_compilation_cache_dir", f"{folder.rstrip('/')}/compiled")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 

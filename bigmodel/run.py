@@ -65,12 +65,12 @@ def load(folder: str | epath.Path, *, step: int | None = None, extensions: bool 
         extensions: runs the stored config file (it is code), as its own builders need.
 
     Raises:
-        InputError: the folder is no workdir, or holds no such checkpoint.
+        InputError: the folder is no workdir, or holds no such checkpoint, or none that is sound.
     """
     processes.join()
     compat.use_compilation_cache()
     loaded = workdir.read(folder, extensions=extensions)
-    recipe = recipes.make(fit_mesh(loaded))
+    recipe = recipes.make_stored(loaded)
     wanted = state.abstract(recipe)
     parts = {"params": wanted.params}
     if recipe.config.optimizer.name.startswith("schedule_free"):
@@ -81,26 +81,13 @@ def load(folder: str | epath.Path, *, step: int | None = None, extensions: bool 
     with checkpoint.Checkpoints(place, order=recipe.layer_order) as checkpoints:
         try:
             restored = checkpoints.restore(parts, step=step)
-        except FileNotFoundError as error:
-            raise config.InputError(str(error)) from error
+        except (FileNotFoundError, checkpoint.UnsoundError) as error:
+            raise config.InputError(" ".join(str(error).split())) from error
     tree = restored.tree
     params = tree.get("ema", tree["params"])
     if "opt_state" in tree:
         params = jax.jit(recipe.eval_params)(tree["opt_state"], params)
     return Run(str(folder), recipe, params, restored.step)
-
-
-def fit_mesh(loaded: config.Loaded) -> config.Loaded:
-    """The run's mesh if this machine has the devices for it, else one device."""
-    sizes = loaded.config.mesh.to_dict()
-    needed = int(np.prod([size for size in sizes.values() if size > 0]))
-    if needed <= jax.device_count():
-        return loaded
-    values = loaded.config.copy_and_resolve_references().unlock()
-    for axis in sizes:
-        values.mesh[axis] = 1
-    values.mesh_slices = 1
-    return dataclasses.replace(loaded, config=values.lock())
 
 
 def evaluate(
@@ -122,10 +109,11 @@ def evaluate(
     entries = entries or {"validation": {"split": "validation"}}
     eval_step = make_eval_step(recipe)
     found: dict[str, float] = {"step": run.step}
+    progress = recipes.preparing()
     for name, entry in entries.items():
-        chosen = recipes.evaluation(recipe, name, {**entry, "batches": 0})
+        chosen = recipes.evaluation(recipe, name, {**entry, "batches": 0}, progress)
         measured = evaluate_split(recipe, run.params, chosen, eval_step)
-        measured |= baselines(recipe, chosen.batches.rows)
+        measured |= baselines(recipe, chosen.batches.rows, progress)
         found |= {f"{name}/{metric}": value for metric, value in measured.items()}
     return found
 
@@ -135,12 +123,26 @@ def evaluate(
 MOST_TOKENS_OF_BASELINES = 10**8
 
 
-def baselines(recipe: recipes.Recipe, rows: Any) -> dict[str, float]:
-    """Bits per byte of counts of tokens and of pairs of tokens, made on the training split."""
+def baselines(
+    recipe: recipes.Recipe, rows: Any, progress: recipes.Progress | None = None
+) -> dict[str, float]:
+    """Bits per byte of counts of tokens and of pairs of tokens, or {}.
+
+    They are counted on the split that the run trains on (`data.split`), of the source that `rows`
+    are of: an evaluation with a source of its own is held against that source's. There are none of
+    a mixture, of more than `MOST_TOKENS_OF_BASELINES`, and where preparing the split would take
+    long: to score a checkpoint needs only what is scored.
+    """
     if not isinstance(rows, text.Rows):
         return {}
-    train = recipes.open_rows(recipe.loaded, rows.source, recipe.config.data.split)
-    if train.tokens > MOST_TOKENS_OF_BASELINES:
+    train = recipes.open_small_rows(
+        recipe.loaded,
+        rows.source,
+        recipe.config.data.split,
+        progress,
+        tokens=MOST_TOKENS_OF_BASELINES,
+    )
+    if train is None:
         return {}
     return {
         f"{name}_bits_per_byte": scores.ngram_bits_per_byte(
@@ -200,9 +202,13 @@ def sample(
 ) -> list[list[str]]:
     """`generate` from a run that is loaded already."""
     tokenizer, recipe = run.tokenizer, run.recipe
+    if not prompts:
+        return []
+    ids = [np.concatenate([[tokenizer.bos], tokenizer.encode(prompt)]) for prompt in prompts]
     if max_new_tokens is None and max_length is None:
         max_new_tokens = MOST_NEW_TOKENS
-    ids = [np.concatenate([[tokenizer.bos], tokenizer.encode(prompt)]) for prompt in prompts]
+        if recipe.fields.get("position") == "learned":  # nobody asked for more than fits
+            max_length = recipe.fields["length"] - 1
     check_length(recipe, ids, max_new_tokens, max_length)
     streams = [
         tokenizers.Stream(tokenizer.decode) for _ in range(len(prompts) * num_return_sequences)
@@ -237,7 +243,7 @@ def sample(
     return [texts[i * n : (i + 1) * n] for i in range(len(prompts))]
 
 
-MOST_NEW_TOKENS = 256  # where nobody says a limit
+MOST_NEW_TOKENS = 256  # where nobody says a limit; fewer if learned positions end before
 
 
 def check_length(
@@ -246,11 +252,15 @@ def check_length(
     """Learned positions end somewhere; text must not go on beyond them."""
     if recipe.fields.get("position") != "learned":
         return
-    longest = max(map(len, ids))
-    wanted = min(longest + (max_new or 10**9), (max_length or 10**9) + 1)
-    if wanted > recipe.fields["length"]:
+    longest, positions = max(map(len, ids)), recipe.fields["length"]
+    if longest >= positions:
         raise config.InputError(
-            f"prompt of {longest} tokens with {wanted - longest} more: the model has "
-            f"{recipe.fields['length']} learned positions; --max_new_tokens may be at most "
-            f"{max(recipe.fields['length'] - longest, 0)}."
+            f"prompt of {longest} tokens: the model has {positions} learned positions; a prompt "
+            f"may have at most {positions - 1}."
+        )
+    wanted = min(longest + (max_new or 10**9), (max_length or 10**9) + 1)
+    if wanted > positions:
+        raise config.InputError(
+            f"prompt of {longest} tokens with {wanted - longest} more: the model has {positions} "
+            f"learned positions; --max_new_tokens may be at most {positions - longest}."
         )

@@ -30,6 +30,8 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(compat, "tune_process", lambda: None)
     (tmp_path / "gpt.py").write_text(CONFIG)
     (tmp_path / "prompts.txt").write_text("one\n\ntwo\n")
+    (tmp_path / "empty.txt").write_text("\n  \n")
+    (tmp_path / "latin.txt").write_bytes("# für".encode("latin-1"))
     return tmp_path
 
 
@@ -64,6 +66,9 @@ REFUSED = {
     GENERATE: ["--prompt TEXT or --prompts FILE"],
     f"{GENERATE} --prompt=a --prompts=prompts.txt": ["only one"],
     f"{GENERATE} --prompts=prompt.txt": ["no such file", 'Did you mean "prompts.txt"?'],
+    f"{GENERATE} --prompts=empty.txt": ["--prompts=empty.txt", "holds no prompt"],
+    f"{GENERATE} --prompts=latin.txt": ["--prompts=latin.txt", "no UTF-8 text"],
+    "bench --config=latin.txt": ["'latin.txt'", "no UTF-8 text"],
     f"{GENERATE} --prompt=a --top_p=2": ["--top_p=2", "1 or less"],
     f"{GENERATE} --prompt=a --top_p=half": ["--top_p=half", "a number"],
     f"{GENERATE} --prompt=a --tempreature=1": ['Did you mean "temperature"?'],
@@ -153,10 +158,12 @@ def test_how_a_call_ends_is_the_exit_status(folder, monkeypatch, capsys, error, 
 def test_a_stopped_run_ends_with_its_signals_status_and_a_failed_one_with_1(
     folder, monkeypatch, capsys
 ):
+    from bigmodel import checkpoint
     from bigmodel.train import loop, watch
 
     interrupted, terminated = loop.Stopped("SIGINT", 3), loop.Stopped("SIGTERM", 3)
-    for error, status in ((interrupted, 130), (terminated, 143), (watch.NonFiniteError("nan"), 1)):
+    failed = watch.NonFiniteError("nan"), checkpoint.UnsoundError("no sound checkpoint")
+    for error, status in ((interrupted, 130), (terminated, 143), *((e, 1) for e in failed)):
 
         def fail(*_, error=error):
             raise error

@@ -167,6 +167,14 @@ class Block:
     table: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
+def unannotated(lr, axes, *, k=None, rate=0.5, betas=(0.9, 0.99), mask: tuple = (), most):
+    return k, rate, betas, mask, most
+
+
+def partly(lr: "optax.Schedule", *, names: tuple[str, ...] = ("a",)):  # type: ignore  # noqa: F821
+    return names
+
+
 class Layer(nn.Module):
     width: int = 3
     dtype: str = "float32"
@@ -184,6 +192,11 @@ SECTIONS = [
     (schedule, {"peak": None, "warmup": 5, "foreign": None}, {"warmup": 5}),
     (Block, {"width": 1, "pattern": [1, 2]}, {"width": 1, "pattern": (1, 2)}),
     (Block, {"norm": "rms", "table": {"a": 1}}, {"norm": "rms", "table": {"a": 1}}),
+    (unannotated, {"k": 3, "most": 0.5}, {"k": 3, "most": 0.5}),
+    (unannotated, {"k": (1, "a"), "most": True}, {"k": (1, "a"), "most": True}),
+    (unannotated, {"rate": 1, "most": "text"}, {"rate": 1.0, "most": "text"}),
+    (unannotated, {"betas": [1, 0.5], "most": 1}, {"betas": (1, 0.5), "most": 1}),
+    (unannotated, {"mask": ["a", 1], "most": 1}, {"mask": ("a", 1), "most": 1}),
 ]
 
 
@@ -209,6 +222,10 @@ def test_a_section_becomes_the_builders_arguments(builder, section, arguments):
         (Block, {"pattern": 3}, ["here.pattern=3", "a tuple"]),
         (Block, {"pattern": (1, "x")}, ["here.pattern=(1, 'x')", "a tuple"]),
         (Block, {"norm": 3}, ["here.norm=3", "text"]),
+        (Block, {"norm": {"a": 1}}, ["here.norm={'a': 1}", "text"]),
+        (partly, {"names": ("b", 3)}, ["here.names=('b', 3)", "a tuple"]),
+        (unannotated, {"most": None}, ["here.most", "has no default", "needs a value"]),
+        (unannotated, {"most": 1, "betas": 3}, ["here.betas=3", "a tuple"]),
     ],
 )
 def test_a_misfit_is_one_line_with_field_value_and_what_is_allowed(builder, section, words):

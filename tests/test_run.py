@@ -1,6 +1,7 @@
 """What a trained run can do, from Python and from the command."""
 
 import json
+import shutil
 import sys
 
 import jax.numpy as jnp
@@ -73,6 +74,15 @@ def test_evaluation_tells_bits_per_byte_beside_the_baselines(trained):
     assert found["validation/bits_per_byte"] > 0
 
 
+def test_evaluation_tells_of_data_that_it_prepares(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("BIGMODEL_CACHE", str(tmp_path))
+    monkeypatch.setattr("bigmodel.recipe.rows.SECONDS_BETWEEN_LINES", -1)
+    bigmodel.evaluate(trained)
+    out, err = capsys.readouterr()
+    assert f"preparing jsonl:{runs.TEXT} all: 100%" in err
+    assert out == ""
+
+
 def test_generation_is_reproduced_by_its_seed_and_streams_what_it_returns(trained):
     told: dict[tuple[int, int], str] = {}
 
@@ -104,9 +114,60 @@ def test_generation_on_a_mesh_gives_the_tokens_of_one_device(trained):
     assert run.sample(meshed, ["The"], **options) == run.sample(loaded, ["The"], **options)
 
 
+@pytest.fixture(scope="module")
+def short():
+    """A model that knows 24 places, as it is made."""
+    from bigmodel import recipe
+    from bigmodel.train import state
+
+    made = recipe.make(runs.config(model=dict(position="learned", length=24), data=dict(length=24)))
+    return run.Run("", made, state.create(made).params, 0)
+
+
+def test_without_a_limit_text_ends_where_learned_positions_do(short):
+    options = dict(temperature=0.0)
+    found = run.sample(short, ["abc", "abcdefgh"], **options)
+    assert found == run.sample(short, ["abc", "abcdefgh"], max_length=23, **options)
+    assert found[1] == run.sample(short, ["abcdefgh"], max_new_tokens=15, **options)[0]
+    assert run.sample(short, []) == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "limits", "words"),
+    [
+        ("abc", dict(max_new_tokens=21), "4 tokens with 21 more.*24 learned.*at most 20"),
+        ("abc", dict(max_length=24), "4 tokens with 21 more.*24 learned.*at most 20"),
+        ("a" * 23, {}, "prompt of 24 tokens.*24 learned positions.*at most 23"),
+        ("a" * 40, dict(max_length=20), "prompt of 41 tokens.*24 learned positions"),
+    ],
+)
+def test_text_beyond_the_learned_positions_is_refused(short, prompt, limits, words):
+    with pytest.raises(config.InputError, match=words):
+        run.sample(short, [prompt], **limits)
+
+
 def test_a_folder_that_is_no_workdir_is_refused(tmp_path):
     with pytest.raises(config.InputError, match=r"holds no config.json"):
         bigmodel.load(tmp_path)
+
+
+def test_a_run_of_an_earlier_version_and_of_other_devices_is_loaded(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    values = json.loads((trained / "config.json").read_text())
+    del values["model"]["qk_norm"], values["profile"]
+    values["model"]["attention"], values["mesh"]["tensor"] = "cudnn", 3
+    (tmp_path / "run" / "config.json").write_text(json.dumps(values))
+    options = dict(max_new_tokens=4, temperature=0.0)
+    found = bigmodel.generate(tmp_path / "run", ["The"], **options)
+    assert found == bigmodel.generate(trained, ["The"], **options)
+
+
+def test_a_run_without_a_sound_checkpoint_is_refused(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    for manifest in (tmp_path / "run").glob("checkpoints/*/manifest.json"):
+        manifest.write_text("{}")
+    with pytest.raises(config.InputError, match=r"no sound checkpoint in .*: step 10: manifest"):
+        bigmodel.load(tmp_path / "run")
 
 
 @pytest.mark.smoke

@@ -12,7 +12,7 @@ from bigmodel.config.flags import CONFIG, Flag, parse, usage
 from bigmodel.config.places import place
 
 if TYPE_CHECKING:
-    from bigmodel.config.builders import REQUIRED, resolve, schema
+    from bigmodel.config.builders import REQUIRED, fit, resolve, schema
     from bigmodel.config.files import Loaded, load, load_text
     from bigmodel.config.values import diff, differences, flat, from_json, plain, shown, to_json
 
@@ -24,6 +24,7 @@ __all__ = [
     "Loaded",
     "diff",
     "differences",
+    "fit",
     "flat",
     "from_json",
     "load",

@@ -55,22 +55,39 @@ def resolve(
                 continue
             builder_name = getattr(builder, "__name__", type(builder).__name__)
             raise InputError(
-                f"{where}.{field}={value!r}: {builder_name} takes no such field."
+                f"{where}.{field}={_plain(value)!r}: {builder_name} takes no such field."
                 f"{nearest(field, known)} It takes: {', '.join(sorted(known))}."
             )
         wanted, default = known[field]
         if value is not None:
-            arguments[field] = _cast(value, wanted, f"{where}.{field}")
+            arguments[field] = fit(value, wanted, f"{where}.{field}")
         elif default is REQUIRED:
             raise InputError(f"{where}.{field}: has no default and needs {_describe(wanted)}.")
     return arguments
 
 
-def _type_hints(builder: Callable) -> dict[str, Any]:
+def fit(value: Any, wanted: Any, where: str) -> Any:
+    """The value as the type that is wanted; `where` names its field in the message if it is not."""
     try:
-        return typing.get_type_hints(getattr(builder, "func", builder))
-    except (NameError, TypeError):  # a name that only type checkers import: nothing to check by
-        return {}
+        return _fit(value, wanted)
+    except TypeError as error:
+        choices = [c for c in typing.get_args(wanted) if isinstance(c, str)]
+        text = f"{where}={_plain(value)!r}: wants {_describe(wanted)}.{nearest(value, choices)}"
+        raise InputError(text) from error
+
+
+def _type_hints(builder: Callable) -> dict[str, Any]:
+    """Of every field whose annotation can be read; others name what only type checkers import."""
+    of = getattr(builder, "func", builder)
+    try:
+        return typing.get_type_hints(of)
+    except (NameError, TypeError):
+        hints: dict[str, Any] = {}
+        for name, hint in getattr(of, "__annotations__", {}).items():
+            alone = types.SimpleNamespace(__annotations__={name: hint})
+            with contextlib.suppress(NameError, TypeError):
+                hints |= typing.get_type_hints(alone, getattr(of, "__globals__", {}))
+        return hints
 
 
 def _default(field: dataclasses.Field) -> Any:
@@ -79,18 +96,11 @@ def _default(field: dataclasses.Field) -> Any:
     return REQUIRED if field.default is dataclasses.MISSING else field.default
 
 
-def _cast(value: Any, wanted: Any, where: str) -> Any:
-    try:
-        return _fit(value, wanted)
-    except TypeError as error:
-        choices = [c for c in typing.get_args(wanted) if isinstance(c, str)]
-        text = f"{where}={value!r}: wants {_describe(wanted)}.{nearest(value, choices)}"
-        raise InputError(text) from error
-
-
 def _fit(value: Any, wanted: Any) -> Any:
     """The value as the builder wants it: whole numbers as floats, lists as tuples; or TypeError."""
     kind, options = typing.get_origin(wanted) or wanted, typing.get_args(wanted)
+    if kind in (Any, object):  # nothing is known: a field without annotation, elements of `tuple`
+        return value
     if kind in (typing.Union, types.UnionType):
         for option in options:
             with contextlib.suppress(TypeError):
@@ -108,12 +118,17 @@ def _fit(value: Any, wanted: Any) -> Any:
     elif kind is float:
         if isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)
-    elif kind in (bool, int, str):
+    elif kind in (bool, int, str, types.NoneType):
         if type(value) is kind:
             return value
     elif not isinstance(value, bool | int | float | list | tuple) or not isinstance(kind, type):
         return value  # a dtype or a callable, or its name: the builder's caller knows
     raise TypeError(f"{value!r} is no {wanted}")
+
+
+def _plain(value: Any) -> Any:
+    """What is shown on one line; a ConfigDict shows itself on several."""
+    return plain(value) if isinstance(value, ConfigDict) else value
 
 
 def _element_types(kind: Any, options: tuple, count: int) -> tuple:

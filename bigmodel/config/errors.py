@@ -12,6 +12,7 @@ WANTED: dict[Any, str] = {
     tuple: 'a tuple, such as "(1, 2)"',
     list: 'a list, such as "[1, 2]"',
     dict: "a section, such as \"{'name': 1}\"",
+    Any: "a value",
 }
 
 

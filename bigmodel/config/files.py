@@ -47,7 +47,11 @@ def load(spec: str, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Loaded
         found = "is a folder" if path.is_dir() else "no such file"
         files = [str(f) for folder in (path.parent, "configs") for f in _python_files(folder)]
         raise InputError(f"config file {name!r}: {found}.{nearest(name, files)}")
-    return load_text(path.read_text(encoding="utf-8"), argument or None, overrides, name)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"config file {name!r}: is no UTF-8 text.") from error
+    return load_text(text, argument or None, overrides, name)
 
 
 def load_text(

@@ -108,6 +108,27 @@ def open_cache(
     return Cache(local, arrays["tokens"], arrays["offsets"], **counts)
 
 
+def noted(
+    source: sources.Source,
+    split: str,
+    tokenizer: tokenizers.Tokenizer,
+    *,
+    normalize: str = "NFC",
+    deduplicate: bool = True,
+    folder: str = "",
+) -> dict | None:
+    """What is noted of a cache ("documents", "tokens", ...), or None if it would have to be built.
+
+    The arguments are those of `open_cache`.
+    """
+    root = folder or os.environ.get("BIGMODEL_CACHE") or _home()
+    key = _key(source, split, tokenizer, normalize, deduplicate)
+    if "://" not in root:
+        return store.load_meta(pathlib.Path(root).expanduser() / key)
+    here = store.load_meta(pathlib.Path(_home()) / key)
+    return here or store.load_meta(config.place(root, "data.cache_dir") / key)
+
+
 def _key(
     source: sources.Source,
     split: str,

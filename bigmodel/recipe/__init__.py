@@ -4,25 +4,35 @@ from bigmodel.recipe.build import Recipe, make, resolve
 from bigmodel.recipe.defaults import default_config
 from bigmodel.recipe.rows import (
     Evaluation,
+    Progress,
+    check_vocabulary,
     evaluation,
     evaluations,
     inspect_data,
     open_rows,
+    open_small_rows,
     prepare_data,
+    preparing,
     train_batches,
     train_tokenizer,
 )
+from bigmodel.recipe.stored import make_stored
 
 __all__ = [
     "Evaluation",
+    "Progress",
     "Recipe",
+    "check_vocabulary",
     "default_config",
     "evaluation",
     "evaluations",
     "inspect_data",
     "make",
+    "make_stored",
     "open_rows",
+    "open_small_rows",
     "prepare_data",
+    "preparing",
     "resolve",
     "train_batches",
     "train_tokenizer",

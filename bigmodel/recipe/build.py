@@ -15,7 +15,7 @@ from bigmodel.data import tokenizers
 from bigmodel.layers import linear
 from bigmodel.models.handle import Model
 from bigmodel.objectives import Objective
-from bigmodel.recipe import checks, defaults
+from bigmodel.recipe import checks, defaults, entries
 from bigmodel.recipe import layout as layouts
 from bigmodel.sharding import experts, kernels, rules
 from bigmodel.sharding.pipeline import Pipeline
@@ -96,45 +96,65 @@ def resolve(loaded: config.Loaded | Any) -> config.Loaded:
         name = values[section].name
         checks.known(f"{section}.name", name, table)
         drop_foreign(values[section], table[name], section, loaded.overrides)
-        given = config.resolve(
-            values[section], table[name], section, besides=BESIDES.get(section, ("name",))
-        )
+        given = config.resolve(values[section], table[name], section, besides=BESIDES[section])
         filled = {field: default for field, (_, default) in config.schema(table[name]).items()}
         with values.ignore_type():
             for field, value in (filled | given).items():
                 if field in values[section] and not callable(value):
                     values[section][field] = value
     checks.values(config.flat(values))
+    entries.mixture(values.data.mixture)
+    entries.compiler(values.compiler)
+    for name, entry in values.evals.items():
+        entries.evaluation(name, entry)
     return dataclasses.replace(loaded, config=values.lock())
 
 
-# Fields of a section that someone other than its builder reads.
-BESIDES = {"optimizer": ("name", "clip")}
+# Fields of builders' sections that someone other than the builder reads.
+BESIDES = {
+    "model": ("name",),
+    "objective": ("name",),
+    "optimizer": ("name", "clip"),
+    "schedule": ("name",),
+}
 
 
 def against_schema(values: Any, extensions: Mapping) -> None:
     """Refuses fields beside the schema: a dict assigned to a section replaces it whole."""
+    for name in ("model", "objective"):
+        if not isinstance(values.get(name), defaults.ConfigDict) or "name" not in values[name]:
+            raise config.InputError(
+                f"{name}: must be a section with a name; start from bigmodel.default_config()."
+            )
+        config.fit(values[name].name, str, f"{name}.name")
     complete = defaults.default_config(
         values.model.name, objective=values.objective.name, extensions=extensions
     )
+    same_fields("the config", values, complete, "Start from bigmodel.default_config().")
     for name, section in complete.items():
-        if name not in values:
-            raise config.InputError(
-                f"{name}: missing from the config; start from bigmodel.default_config()."
-            )
+        config.fit(values[name], kind(section), name)
         if not isinstance(section, defaults.ConfigDict) or name in ("evals", "compiler"):
             continue
-        missing = sorted(set(section) - set(values[name]))
-        extra = sorted(set(values[name]) - set(section))
-        if extra:
-            raise config.InputError(
-                f"{name}.{extra[0]}: no such field.{config.nearest(extra[0], section)}"
-            )
-        if missing:
-            raise config.InputError(
-                f"{name}.{missing[0]}: missing; a dict assigned to a section replaces it. "
-                f"Use config.{name}.update(...)."
-            )
+        cure = f"A dict assigned to a section replaces it: use config.{name}.update(...)."
+        same_fields(name, values[name], section, cure)
+        # A builder's own fields may be None, and are held against the builder.
+        for field in BESIDES.get(name, section):
+            config.fit(values[name][field], kind(section[field]), f"{name}.{field}")
+
+
+def same_fields(where: str, found: Any, wanted: Any, cure: str) -> None:
+    """Refuses a field too many or too few."""
+    if extra := sorted(set(found) - set(wanted), key=str):
+        raise config.InputError(
+            f"{where} has no field {extra[0]!r}.{config.nearest(extra[0], wanted)}"
+        )
+    if missing := sorted(set(wanted) - set(found), key=str):
+        raise config.InputError(f"{where} lacks the field {missing[0]!r}. {cure}")
+
+
+def kind(default: Any) -> type:
+    """What a field's value must be, told by its default."""
+    return dict if isinstance(default, defaults.ConfigDict) else type(default)
 
 
 def drop_foreign(section: Any, builder: Callable, where: str, overrides: Sequence[str]) -> None:
@@ -142,7 +162,7 @@ def drop_foreign(section: Any, builder: Callable, where: str, overrides: Sequenc
     said = {override.partition("=")[0] for override in overrides}
     if f"{where}.name" not in said:
         return
-    kept = {*config.schema(builder), *BESIDES.get(where, ("name",))}
+    kept = {*config.schema(builder), *BESIDES[where]}
     for field in section:
         if field not in kept and f"{where}.{field}" not in said:
             section[field] = None

@@ -14,10 +14,8 @@ POSITIVE = (
     *("checkpoint.keep", "pipeline.repeats"),
 )
 NOT_NEGATIVE = (
-    "checkpoint.every",
-    "profile.start",
-    "profile.steps",
-    *("data.workers", "pipeline.microbatches"),
+    *("checkpoint.every", "checkpoint.every_minutes", "optimizer.clip", "data.workers"),
+    *("profile.start", "profile.steps", "objective.chunk", "pipeline.microbatches"),
 )
 CHOICES: dict[str, Iterable[str]] = {
     "nonfinite": ("stop", "skip"),
@@ -36,7 +34,17 @@ CHOICES: dict[str, Iterable[str]] = {
     "model.remat": stack.REMAT_POLICIES,
     "model.context_attention": ("ring", "all_to_all"),
     "model.attention": ("auto", *kernels.PLAIN, *kernels.PLATFORMS),
+    "optimizer.mu_dtype": ("bfloat16", "float32", "float16"),
 }
+MOST = 2**31 - 1  # steps, shapes and places are int32 on devices
+# Of a decoder.
+COUNTS = ("vocab", "width", "layers", "heads", "length")
+SIZES = (
+    *("kv_heads", "head_dim", "hidden", "window", "rope_original_length", "init_std"),
+    *("norm_epsilon", "rope_local_theta", "attention_softcap", "logit_softcap"),
+    *("kv_rank", "query_rank", "rope_dim", "experts", "expert_hidden", "shared_experts"),
+    *("dense_layers", "expert_groups", "expert_groups_per_token", "expert_capacity"),
+)
 
 
 def known(field: str, value: str, allowed: Iterable[str]) -> None:
@@ -51,12 +59,15 @@ def known(field: str, value: str, allowed: Iterable[str]) -> None:
 
 def values(flat: Mapping[str, Any]) -> None:
     """Checks what can be told from single fields, given as {"model.width": 64}."""
+    for field, value in flat.items():
+        if value != value:
+            raise config.InputError(f"{field} = {value}: must be a number.")
     for field in POSITIVE:
-        if flat[field] < 1:
-            raise config.InputError(f"{field} = {flat[field]}: must be at least 1.")
+        at_least(1, field, flat[field])
     for field in NOT_NEGATIVE:
-        if flat[field] < 0:
-            raise config.InputError(f"{field} = {flat[field]}: must not be negative.")
+        at_least(0, field, flat.get(field) or 0)
+    if not 0 <= flat["seed"] < 2**32:
+        raise config.InputError(f"seed = {flat['seed']}: must lie between 0 and 2^32 - 1.")
     if not 0 <= flat["ema"] < 1:
         raise config.InputError(f"ema = {flat['ema']}: a decay is at least 0 (none) and below 1.")
     if flat["init_from"]:
@@ -65,15 +76,41 @@ def values(flat: Mapping[str, Any]) -> None:
             f"allowed is only ''."
         )
     for field, allowed in CHOICES.items():
-        if field in flat:
+        if flat.get(field) is not None:
             known(field, flat[field], allowed)
+    for row in flat["extra_rules"]:
+        rule(row)
+
+
+def at_least(least: int, field: str, value: float) -> None:
+    law = f"be at least {least}" if least else "not be negative"
+    if isinstance(value, int) and value > MOST:
+        law = f"be at most {MOST:,}"
+    elif value >= least:
+        return
+    raise config.InputError(f"{field} = {value}: must {law}.")
+
+
+def rule(row: Any) -> None:
+    """A row of `extra_rules`: a logical axis, and None, a mesh axis or several."""
+    pair = row if isinstance(row, tuple | list) and len(row) == 2 else (None, None)
+    cuts = pair[1] if isinstance(pair[1], tuple | list) else [pair[1] or ""]
+    if not all(isinstance(axis, str) for axis in [pair[0], *cuts]):
+        raise config.InputError(
+            f"extra_rules: {row!r} is no row; a row is (logical axis, None or a mesh axis or "
+            f'several of them), such as ("embed", ("fsdp", "tensor")).'
+        )
 
 
 def decoder(fields: Mapping[str, Any], *, length: int) -> None:
     """Checks the fields of a decoder against each other and the length of its rows."""
-    for name in ("vocab", "width", "layers", "heads", "length"):
-        if fields[name] < 1:
-            raise config.InputError(f"model.{name} = {fields[name]}: must be at least 1.")
+    for name in COUNTS:
+        at_least(1, f"model.{name}", fields[name])
+    for name in SIZES:
+        at_least(0, f"model.{name}", fields[name])
+    for name in ("rope_theta", "rope_factor"):
+        if not fields[name] > 0:
+            raise config.InputError(f"model.{name} = {fields[name]}: must be above 0.")
     width, heads = fields["width"], fields["heads"]
     kv_heads = fields["kv_heads"] or heads
     if not fields["head_dim"] and width % heads:

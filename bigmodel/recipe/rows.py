@@ -1,15 +1,22 @@
 """The data of a run: rows by split, batches to train on and to evaluate with."""
 
 import dataclasses
+import sys
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from bigmodel import config
-from bigmodel.data import pipeline, text, tokenizers
-from bigmodel.recipe import build, checks
+from bigmodel.data import cache, pipeline, sources, text, tokenizers
+from bigmodel.recipe import build, entries
 
-EVAL_FIELDS = {"source": "", "split": "validation", "every": 0, "batches": 0}
-Progress = Callable[..., None]
+Progress = cache.Progress
+SECONDS_BETWEEN_LINES = 5.0
+QUICK_BYTES = 2**26  # of a source: byte pairs on one core take 40 s for them
+
+
+def to_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +47,7 @@ def open_rows(loaded: config.Loaded, source: str, split: str, progress: Progress
         tokenizer=data.tokenizer,
         length=data.length,
         packing=data.packing,
-        mixture=None if source else mixture(data.mixture) or None,
+        mixture=None if source else entries.mixture(data.mixture) or None,
         normalize=data.normalize,
         deduplicate=data.deduplicate,
         field=data.field,
@@ -51,61 +58,63 @@ def open_rows(loaded: config.Loaded, source: str, split: str, progress: Progress
     )
 
 
-def mixture(entries: Mapping[str, Any]) -> dict[str, float]:
-    """Source -> weight, from entries name -> weight or name -> {"source", "weight"}."""
-    weights = {}
-    for name, entry in entries.items():
-        if isinstance(entry, int | float):
-            weights[name] = float(entry)
-            continue
-        for field in entry:
-            checks.known(f"data.mixture.{name}: field", field, ("source", "weight"))
-        weights[entry.get("source", name)] = float(entry["weight"])
-    return weights
+def open_small_rows(
+    loaded: config.Loaded,
+    source: str,
+    split: str,
+    progress: Progress | None = None,
+    *,
+    tokens: int,
+) -> text.Rows | None:
+    """`open_rows`, or None: more tokens, not prepared and long to prepare, or no such split."""
+    data = loaded.config.data
+    try:
+        own = loaded.extensions.get("source")
+        found = sources.find(source, split, field=data.field, extensions=own)
+    except config.InputError:
+        return None
+    noted = cache.noted(
+        found,
+        split,
+        tokenizers.load(data.tokenizer),
+        normalize=data.normalize,
+        deduplicate=data.deduplicate,
+        folder=data.cache_dir,
+    )
+    if noted is None and not 0 < sum(found.sizes) <= QUICK_BYTES:  # 0: nobody knows
+        return None
+    if noted is not None and noted["tokens"] > tokens:
+        return None
+    rows = open_rows(loaded, source, split, progress)
+    return rows if rows.tokens <= tokens else None
 
 
 def train_batches(recipe: "build.Recipe", progress: Progress | None = None) -> pipeline.Batches:
     """What the run trains on; batch s is a pure function of the config and s."""
+    check_vocabulary(recipe)
     values = recipe.config
     rows = open_rows(recipe.loaded, "", values.data.split, progress)
-    check_vocabulary(recipe)
     return pipeline.Batches(rows, recipe.batch, seed=recipe.seed, shuffle=values.data.shuffle)
 
 
-def evaluations(recipe: "build.Recipe", progress: Progress | None = None) -> dict[str, Evaluation]:
-    """The entries of the config's `evals`, by name."""
-    return {
-        name: evaluation(recipe, name, entry, progress)
-        for name, entry in recipe.config.evals.items()
-    }
+def evaluations(recipe: "build.Recipe") -> dict[str, Evaluation]:
+    """The entries of the config's `evals`, by name; their data should be prepared."""
+    return {name: evaluation(recipe, name, entry) for name, entry in recipe.config.evals.items()}
 
 
 def evaluation(
     recipe: "build.Recipe", name: str, entry: Mapping[str, Any], progress: Progress | None = None
 ) -> Evaluation:
-    fields = eval_fields(name, entry)
-    rows = open_rows(recipe.loaded, fields["source"], fields["split"], progress)
     check_vocabulary(recipe)
+    fields = entries.evaluation(name, entry)
+    rows = open_rows(recipe.loaded, fields["source"], fields["split"], progress)
     batches = pipeline.Batches(rows, recipe.batch, shuffle=False, repeat=False)
     limit = min(fields["batches"] or len(batches), len(batches))
     return Evaluation(name, batches, fields["every"], limit, rows.bytes / rows.tokens)
 
 
-def eval_fields(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """An entry of `evals`, complete and checked."""
-    for field in entry:
-        checks.known(f"evals.{name}: field", field, EVAL_FIELDS)
-    fields = EVAL_FIELDS | dict(entry)
-    for field, default in EVAL_FIELDS.items():
-        if type(fields[field]) is not type(default):
-            raise config.InputError(
-                f"evals.{name}.{field} = {fields[field]!r}: wants a {type(default).__name__}."
-            )
-    return fields
-
-
 def check_vocabulary(recipe: "build.Recipe") -> None:
-    """Every token must have a row in the embedding table."""
+    """Every token must have a row in the embedding table; to be asked before any is made."""
     size = recipe.tokenizer.size
     if recipe.fields.get("vocab", size) < size:
         raise config.InputError(
@@ -119,24 +128,40 @@ def prepare_data(loaded: config.Loaded, progress: Progress | None = None) -> str
     loaded = build.resolve(loaded)
     splits = [("", loaded.config.data.split)]
     for name, entry in loaded.config.evals.items():
-        fields = eval_fields(name, entry)
+        fields = entries.evaluation(name, entry)
         splits.append((fields["source"], fields["split"]))
     lines = []
     for source, split in dict.fromkeys(splits):
-        rows = open_rows(loaded, source, split, progress)
-        lines.append(
-            f"{source or loaded.config.data.source} {split}: {rows.documents:,} documents, "
-            f"{rows.bytes:,} bytes, {rows.tokens:,} tokens, {len(rows):,} rows"
-        )
-    return "\n".join(lines)
+        lines += [
+            f"{part.source} {split}: {part.documents:,} documents, {part.bytes:,} bytes, "
+            f"{part.tokens:,} tokens, {len(part):,} rows"
+            for part in open_rows(loaded, source, split, progress).parts
+        ]
+    return "\n".join(dict.fromkeys(lines))
 
 
-def inspect_data(loaded: config.Loaded) -> str:
+def preparing(
+    show: Callable[[str], None] = to_stderr, now: Callable[[], float] = time.monotonic
+) -> Progress:
+    """Tells of the preparation of data in plain lines, at most every few seconds."""
+    told = now()
+
+    def report(what: str, done: int, total: int) -> None:
+        nonlocal told
+        if now() - told > SECONDS_BETWEEN_LINES:
+            told = now()
+            share = f"{done / total:.0%}" if total else f"{done / 2**20:,.0f} MiB"
+            show(f"preparing {what}: {share}")
+
+    return report
+
+
+def inspect_data(loaded: config.Loaded, progress: Progress | None = None) -> str:
     """What the data of a config looks like, as text for a terminal."""
     loaded = build.resolve(loaded)
     from bigmodel.data import inspect
 
-    return inspect.describe(open_rows(loaded, "", loaded.config.data.split))
+    return inspect.describe(open_rows(loaded, "", loaded.config.data.split, progress))
 
 
 def train_tokenizer(loaded: config.Loaded, *, kind: str, size: int, out: str) -> str:
@@ -156,7 +181,7 @@ def train_tokenizer(loaded: config.Loaded, *, kind: str, size: int, out: str) ->
         data.source,
         out,
         split=data.split,
-        mixture=mixture(data.mixture) or None,
+        mixture=entries.mixture(data.mixture) or None,
         normalize=data.normalize,
         field=data.field,
         algorithm=kind,

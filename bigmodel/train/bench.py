@@ -28,7 +28,7 @@ def bench(loaded: config.Loaded | Any, *, steps: int = 20, warmup: int = 3) -> d
     processes.join()
     compat.use_compilation_cache()
     recipe = recipes.make(loaded)
-    batches = recipes.train_batches(recipe)
+    batches = recipes.train_batches(recipe, recipes.preparing())
     with meshes.use(recipe.mesh, recipe.rules):
         like = states.abstract(recipe)
         step, state = compiled.compile_beside(

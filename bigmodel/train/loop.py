@@ -2,8 +2,7 @@
 
 import collections
 import contextlib
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -104,11 +103,15 @@ def prepare(
 ) -> tuple[Job, states.TrainState]:
     """Data, the compiled step, and the state: restored if there is a checkpoint, else new."""
     show = progress.print if jax.process_index() == 0 else lambda text: None
-    processes.one_first(lambda: recipes.prepare_data(recipe.loaded, preparing(show)))
+    recipes.check_vocabulary(recipe)
+    before = checkpoints.metadata()
+    facts = workdir.facts(recipe.loaded, recipe.tokenizer.fingerprint)
+    workdir.check_resume(before, facts, str(folder))  # what is cheap to tell, before any data
+    processes.one_first(lambda: recipes.prepare_data(recipe.loaded, recipes.preparing(show)))
     batches = recipes.train_batches(recipe)
     evaluations = recipes.evaluations(recipe)
-    facts = workdir.facts(recipe.loaded, recipe.tokenizer.fingerprint, batches.rows.fingerprint)
-    workdir.check_resume(checkpoints.metadata(), facts, str(folder))
+    facts["rows"] = batches.rows.fingerprint
+    workdir.check_resume(before, facts, str(folder))
 
     abstract = states.abstract(recipe)
     resumes = checkpoints.latest() is not None
@@ -220,19 +223,6 @@ def eval_params(recipe: recipes.Recipe, state: states.TrainState) -> Any:
     if state.ema is not None:
         return state.ema
     return jax.jit(recipe.eval_params)(state.opt_state, state.params)
-
-
-def preparing(show: Callable[[str], None]) -> Callable[[str, int, int], None]:
-    """Tells of the preparation of data, at most every few seconds."""
-    told = [time.monotonic()]
-
-    def report(what: str, done: int, total: int) -> None:
-        if time.monotonic() - told[0] > 5:
-            told[0] = time.monotonic()
-            share = f"{done / total:.0%}" if total else f"{done / 2**20:,.0f} MiB"
-            show(f"preparing {what}: {share}")
-
-    return report
 
 
 def describe(measured: Mapping[str, float]) -> str:

@@ -119,19 +119,22 @@ FREE = (
 )
 
 
-def facts(loaded: config.Loaded, tokenizer: str, rows: str) -> dict[str, Any]:
-    """What a checkpoint remembers of its run, to be held against one that goes on from it."""
+def facts(loaded: config.Loaded, tokenizer: str) -> dict[str, Any]:
+    """What a checkpoint remembers of its run, to be held against one that goes on from it.
+
+    The fingerprint of the "rows" belongs to it too; it is known once they are prepared.
+    """
     values = loaded.config
     kept = {
         field: value
         for field, value in config.flat(config.plain(values)).items()
         if field.split(".")[0] in BINDING and field not in FREE
     }
-    return {"config": kept, "tokenizer": tokenizer, "rows": rows}
+    return {"config": kept, "tokenizer": tokenizer}
 
 
 def check_resume(before: dict[str, Any], now: dict[str, Any], folder: str) -> None:
-    """Refuses to go on from a checkpoint of a run that was another one."""
+    """Refuses to go on from a checkpoint of a run that was another one, as far as `now` tells."""
     if not before:
         return
     for field in sorted(set(before["config"]) | set(now["config"])):
@@ -142,7 +145,7 @@ def check_resume(before: dict[str, Any], now: dict[str, Any], folder: str) -> No
                 f"({BINDING[field.split('.')[0]]}). Set it back, or choose another --workdir."
             )
     for name, field in (("tokenizer", "data.tokenizer"), ("rows", "data.source")):
-        if before[name] != now[name]:
+        if name in now and before[name] != now[name]:
             raise config.InputError(
                 f"{field}: its content is not what the checkpoints in {folder} were made with "
                 f"(fingerprint {before[name][:12]}, now {now[name][:12]}). Bring the old content "

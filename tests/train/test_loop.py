@@ -51,12 +51,15 @@ def test_a_finished_run_is_not_run_again(trained):
     ("override", "told"),
     [
         ("model.width=64", "model.width = 64, but .* made with 32"),
+        ("data.source=jsonl:nowhere", "data.source = 'jsonl:nowhere', but .* made with 'jsonl:"),
+        ("model.vocab=256", "model.vocab = 256 is less than the 257 tokens"),
         ("data.length=16", "data.length = 16, but .* made with 32"),
         ("seed=3", "seed = 3, but .* made with 0"),
     ],
 )
-def test_a_config_that_would_make_another_run_of_it_is_refused(trained, override, told):
+def test_another_run_is_refused_before_data_are_prepared(trained, override, told, monkeypatch):
     loaded, folder, _ = trained
+    monkeypatch.delattr("bigmodel.recipe.prepare_data")
     other = config.load(loaded.path, [*loaded.overrides, override])
     with pytest.raises(config.InputError, match=told):
         bigmodel.train(other, folder)

@@ -1,0 +1,60 @@
+"""Entries of the config's open sections, `data.mixture`, `evals`, `compiler`: read, or refused."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from bigmodel import config
+from bigmodel.recipe import checks
+
+EVAL_FIELDS: dict[str, Any] = {"source": "", "split": "validation", "every": 0, "batches": 0}
+
+
+def mixture(entries: Mapping[str, Any]) -> dict[str, float]:
+    """Source -> weight, from entries name -> weight or name -> {"source", "weight"}."""
+    weights: dict[str, float] = {}
+    for name, entry in entries.items():
+        where, source, weight = f"data.mixture.{name}", name, entry
+        if isinstance(entry, ConfigDict | Mapping):
+            for field in entry:
+                checks.known(f"{where}: field", field, ("source", "weight"))
+            if "weight" not in entry:
+                raise config.InputError(f"{where}: has no weight; it is a share of the rows drawn.")
+            source, weight = entry.get("source", name), entry["weight"]
+        source = config.fit(source, str, f"{where}.source")
+        weight = config.fit(weight, float, f"{where}.weight")
+        if not 0 < weight < float("inf"):
+            raise config.InputError(
+                f"{where}.weight = {weight}: must be above 0; leave a source out to have none of "
+                f"it."
+            )
+        if source in weights:
+            raise config.InputError(
+                f"{where}: the source {source!r} has an entry already; a mixture holds a source "
+                f"once, so add up the weights."
+            )
+        weights[source] = weight
+    return weights
+
+
+def evaluation(name: str, entry: Any) -> dict[str, Any]:
+    """An entry of `evals` with every field."""
+    if not isinstance(entry, ConfigDict | Mapping):
+        raise config.InputError(
+            f"evals.{name} = {entry!r}: wants a section with fields of {', '.join(EVAL_FIELDS)}."
+        )
+    for field in entry:
+        checks.known(f"evals.{name}: field", field, EVAL_FIELDS)
+    fields = EVAL_FIELDS | dict(entry)
+    for field, default in EVAL_FIELDS.items():
+        config.fit(fields[field], type(default), f"evals.{name}.{field}")
+    for field in ("every", "batches"):
+        checks.at_least(0, f"evals.{name}.{field}", fields[field])
+    return fields
+
+
+def compiler(entries: Mapping[str, Any]) -> None:
+    """Checks XLA's options, name -> value; whether it knows their names is seen when it runs."""
+    for name, value in entries.items():
+        config.fit(value, bool | int | float | str, f"compiler.{name}")
