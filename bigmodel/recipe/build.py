@@ -35,7 +35,6 @@ class Recipe:
         objective: (params, batch, rng) -> (loss sum, sums).
         optimizer: with clipping and schedule inside.
         schedule: step -> learning rate.
-        eval_params: (opt_state, params) -> the parameters to evaluate with.
         mesh: of devices.
         rules: logical axis -> mesh axes.
         boxed_params: abstract parameters in boxes that name their axes.
@@ -53,7 +52,6 @@ class Recipe:
     objective: Objective
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
-    eval_params: Callable[[Any, Any], Any]
     mesh: jax.sharding.Mesh
     rules: rules.Rules
     boxed_params: Any
@@ -188,7 +186,6 @@ def make(loaded: config.Loaded | Any, devices: Sequence[jax.Device] | None = Non
         objective=objective,
         optimizer=optimizer,
         schedule=schedule,
-        eval_params=optimizers.eval_params,
         mesh=mesh,
         rules=table,
         boxed_params=boxed,

@@ -165,7 +165,7 @@ def run(
             if at == recipe.steps or (entry.every and at % entry.every == 0)
         }
         found: Metrics = {}
-        params = eval_params(recipe, state) if due else None
+        params = states.eval_params(states.eval_parts(state)) if due else None
         for name, entry in due.items():
             measured = evaluate(recipe, params, entry, eval_step)
             found |= {f"{name}/{metric}": value for metric, value in measured.items()}
@@ -209,13 +209,6 @@ def draw(recipe: recipes.Recipe, folder: epath.Path) -> None:
     validation = next((f"{name}/loss" for name in recipe.config.evals), "")
     path = curve.draw(rows, folder / "curve.png", title=folder.name, validation=validation)
     print(f"loss curve: {path}")
-
-
-def eval_params(recipe: recipes.Recipe, state: states.TrainState) -> Any:
-    """The parameters to evaluate with: the moving average, schedule-free's, or those that train."""
-    if state.ema is not None:
-        return state.ema
-    return jax.jit(recipe.eval_params)(state.opt_state, state.params)
 
 
 def preparing(show: Callable[[str], None]) -> Callable[[str, int, int], None]:

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from bigmodel import optimizers, trees
 from bigmodel import recipe as recipes
-from bigmodel import trees
 from bigmodel.sharding import mesh as meshes
 from bigmodel.sharding import rules
 
@@ -78,6 +78,24 @@ def initializer(recipe: recipes.Recipe):
         )
 
     return init
+
+
+def eval_parts(state: TrainState) -> dict[str, Any]:
+    """What `eval_params` needs of a state, abstract or not; the names are a checkpoint's."""
+    if state.ema is not None:
+        return {"ema": state.ema}
+    if optimizers.schedule_free_states(state.opt_state):
+        return {"opt_state": state.opt_state, "params": state.params}
+    return {"params": state.params}
+
+
+def eval_params(parts: dict[str, Any]) -> Params:
+    """The parameters to evaluate with: the moving average, schedule-free's, or those that train."""
+    if "ema" in parts:
+        return parts["ema"]
+    if "opt_state" in parts:
+        return jax.jit(optimizers.eval_params)(parts["opt_state"], parts["params"])
+    return parts["params"]
 
 
 def describe(state: TrainState) -> str:
