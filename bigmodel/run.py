@@ -71,13 +71,14 @@ def load(folder: str | epath.Path, *, step: int | None = None, extensions: bool 
     compat.use_compilation_cache()
     loaded = workdir.read(folder, extensions=extensions)
     recipe = recipes.make(fit_mesh(loaded))
-    wanted = state.eval_parts(state.abstract(recipe))
+    abstract = state.abstract(recipe)
     with checkpoint.Checkpoints(workdir.place(folder) / "checkpoints") as checkpoints:
         try:
-            restored = checkpoints.restore(wanted, step=step)
+            restored = checkpoints.restore(state.eval_parts(abstract), step=step)
         except FileNotFoundError as error:
             raise config.InputError(str(error)) from error
-    return Run(str(folder), recipe, state.eval_params(restored.tree), restored.step)
+    params = state.eval_params(restored.tree, abstract.params)
+    return Run(str(folder), recipe, params, restored.step)
 
 
 def fit_mesh(loaded: config.Loaded) -> config.Loaded:

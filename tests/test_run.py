@@ -86,8 +86,9 @@ def test_evaluation_tells_bits_per_byte_beside_the_baselines(trained):
     [
         (AVERAGED, []),
         (runs.CONFIG, ["optimizer.name=schedule_free_adamw", "ema=0.5"]),
+        (runs.CONFIG, ["ema=0.5", "model.param_dtype=bfloat16"]),
     ],
-    ids=["own schedule-free", "average of schedule-free"],
+    ids=["own schedule-free", "average of schedule-free", "average of bfloat16"],
 )
 def test_a_checkpoint_scores_what_the_run_that_made_it_scored(tmp_path, text, overrides):
     path = runs.write_config(tmp_path, text.replace(", batches=2", ""))

@@ -165,7 +165,7 @@ def run(
             if at == recipe.steps or (entry.every and at % entry.every == 0)
         }
         found: Metrics = {}
-        params = states.eval_params(states.eval_parts(state)) if due else None
+        params = states.eval_params(states.eval_parts(state), state.params) if due else None
         for name, entry in due.items():
             measured = evaluate(recipe, params, entry, eval_step)
             found |= {f"{name}/{metric}": value for metric, value in measured.items()}
