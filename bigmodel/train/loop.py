@@ -67,13 +67,14 @@ def train(loaded: config.Loaded | Any, folder: str | epath.Path) -> Metrics:
     recipe = recipes.make(loaded)
     folder = workdir.place(folder)
     with contextlib.ExitStack() as stack:
-        request = stack.enter_context(processes.StopRequest())
         progress = stack.enter_context(progresses.Progress(recipe.steps))
         stack.enter_context(meshes.use(recipe.mesh, recipe.rules))
         checkpoints = stack.enter_context(
             checkpoint.Checkpoints(folder / "checkpoints", **recipe.config.checkpoint.to_dict())
         )
         job, state = prepare(recipe, folder, checkpoints, progress)
+        # Until here a signal ends the process at once: there is nothing to save.
+        request = stack.enter_context(processes.StopRequest())
         write = stack.enter_context(
             writers.open_writers(
                 folder,
