@@ -41,11 +41,10 @@ def evaluate(
     totals: dict[str, float] = {}
 
     def make(step):
-        # A part of the split is spread over all of it: documents that stand together are alike.
-        at = step * len(evaluation.batches) // evaluation.limit
+        at = evaluation.chosen[step]
         return pipeline.place(evaluation.batches, at, lambda *_: recipe.batch_sharding)
 
-    batches = pipeline.ahead(make, 0, evaluation.limit)
+    batches = pipeline.ahead(make, 0, len(evaluation.chosen))
     with meshes.use(recipe.mesh, recipe.rules), batches:
         pending = None
         for _, batch in batches:

@@ -29,7 +29,7 @@ class Run:
     Attributes:
         workdir: where it came from.
         recipe: what it was made of, on this machine's mesh.
-        params: to evaluate with: the moving average where the run kept one.
+        params: to evaluate with, as `state.eval_params` chooses them.
         step: of the checkpoint.
     """
 
@@ -71,22 +71,14 @@ def load(folder: str | epath.Path, *, step: int | None = None, extensions: bool 
     compat.use_compilation_cache()
     loaded = workdir.read(folder, extensions=extensions)
     recipe = recipes.make_stored(loaded)
-    wanted = state.abstract(recipe)
-    parts = {"params": wanted.params}
-    if recipe.config.optimizer.name.startswith("schedule_free"):
-        parts["opt_state"] = wanted.opt_state
-    if recipe.ema:
-        parts["ema"] = wanted.ema
+    abstract = state.abstract(recipe)
     place = workdir.place(folder) / "checkpoints"
     with checkpoint.Checkpoints(place, order=recipe.layer_order) as checkpoints:
         try:
-            restored = checkpoints.restore(parts, step=step)
+            restored = checkpoints.restore(state.eval_parts(abstract), step=step)
         except (FileNotFoundError, checkpoint.UnsoundError) as error:
             raise config.InputError(" ".join(str(error).split())) from error
-    tree = restored.tree
-    params = tree.get("ema", tree["params"])
-    if "opt_state" in tree:
-        params = jax.jit(recipe.eval_params)(tree["opt_state"], params)
+    params = state.eval_params(restored.tree, abstract.params)
     return Run(str(folder), recipe, params, restored.step)
 
 

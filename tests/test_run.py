@@ -12,28 +12,36 @@ import bigmodel
 from bigmodel import config, run
 from tests import runs
 
-# A config whose optimizer is its own: no file of the library knows it.
-EXTENDED = (
-    runs.CONFIG.replace(
-        "def get_config():",
-        '''import optax
+
+def extended(optimizer):
+    """A config whose optimizer is its own: no file of the library knows it."""
+    return (
+        runs.CONFIG.replace(
+            "def get_config():",
+            f"""import optax
 
 
 def make_mine(learning_rate, axes, *, pull=0.5):
-    """Signs of gradients, pulled towards zero."""
-    return optax.chain(
-        optax.scale_by_sign(), optax.scale_by_learning_rate(lambda step: pull * learning_rate(step))
+    def rate(step):
+        return pull * learning_rate(step)
+
+    return {optimizer}
+
+
+EXTENSIONS = {{"optimizer": {{"mine": make_mine}}}}
+
+
+def get_config():""",
+        )
+        .replace("default_config()", "default_config(extensions=EXTENSIONS)")
+        .replace(
+            "return config", 'config.optimizer.update(name="mine", pull=0.25)\n    return config'
+        )
     )
 
 
-EXTENSIONS = {"optimizer": {"mine": make_mine}}
-
-
-def get_config():''',
-    )
-    .replace("default_config()", "default_config(extensions=EXTENSIONS)")
-    .replace("return config", 'config.optimizer.update(name="mine", pull=0.25)\n    return config')
-)
+EXTENDED = extended("optax.chain(optax.scale_by_sign(), optax.scale_by_learning_rate(rate))")
+AVERAGED = extended("optax.contrib.schedule_free(optax.sgd(rate), rate)")
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +89,22 @@ def test_evaluation_tells_of_data_that_it_prepares(trained, tmp_path, monkeypatc
     out, err = capsys.readouterr()
     assert f"preparing jsonl:{runs.TEXT} all: 100%" in err
     assert out == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides"),
+    [
+        (AVERAGED, []),
+        (runs.CONFIG, ["optimizer.name=schedule_free_adamw", "ema=0.5"]),
+        (runs.CONFIG, ["ema=0.5", "model.param_dtype=bfloat16"]),
+    ],
+    ids=["own schedule-free", "average of schedule-free", "average of bfloat16"],
+)
+def test_a_checkpoint_scores_what_the_run_that_made_it_scored(tmp_path, text, overrides):
+    path = runs.write_config(tmp_path, text.replace(", batches=2", ""))
+    told = bigmodel.train(config.load(str(path), ["steps=4", *overrides]), tmp_path / "run")
+    found = bigmodel.evaluate(tmp_path / "run")
+    assert found["validation/loss"] == pytest.approx(told["validation/loss"], rel=1e-6)
 
 
 def test_generation_is_reproduced_by_its_seed_and_streams_what_it_returns(trained):

@@ -10,7 +10,8 @@ def from_process_0(number: int) -> int:
         return number
     from jax.experimental import multihost_utils
 
-    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+    with jax.transfer_guard("allow"):  # the loop refuses transfers that nobody asked for
+        return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 
 def agreed(fault: str) -> str:
@@ -19,5 +20,6 @@ def agreed(fault: str) -> str:
         return fault
     from jax.experimental import multihost_utils
 
-    faulty = np.flatnonzero(multihost_utils.process_allgather(np.int32(bool(fault))))
+    with jax.transfer_guard("allow"):
+        faulty = np.flatnonzero(multihost_utils.process_allgather(np.int32(bool(fault))))
     return fault or (f"process {faulty[0]} could not read it" if len(faulty) else "")

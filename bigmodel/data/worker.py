@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import queue
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -69,13 +70,19 @@ class Worker:
         path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
         # One thread a worker: the libraries' own threads would fight over the same cores.
         single = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "bigmodel.data.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, **single, "PYTHONPATH": path},
-            text=True,
-        )
+        # A terminal's Ctrl-C reaches them too, and it is this process that answers it: the mask is
+        # inherited, so that they never see it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "bigmodel.data.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, **single, "PYTHONPATH": path},
+                text=True,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._tasks = cast(TextIO, self._process.stdin)
         self._answers = cast(TextIO, self._process.stdout)
 

@@ -118,18 +118,22 @@ def in_float32(optimizer: optax.GradientTransformation) -> optax.GradientTransfo
     return optax.GradientTransformation(init, update)
 
 
+def schedule_free_states(opt_state: optax.OptState) -> list[optax.contrib.ScheduleFreeState]:
+    """Those of schedule-free optimizers anywhere in a state, abstract or not; mostly none."""
+
+    def found(node):
+        return isinstance(node, optax.contrib.ScheduleFreeState)
+
+    return [node for node in jax.tree.leaves(opt_state, is_leaf=found) if found(node)]
+
+
 def eval_params(opt_state: optax.OptState, params: optax.Params) -> optax.Params:
     """The parameters to evaluate with: schedule-free's average, else `params` themselves.
 
     Schedule-free optimizers take gradients at y, between the average x and the fast iterate z; x is
     what they promise to be good (Defazio et al. 2024, arXiv:2405.15682).
     """
-
-    def holds_average(node):
-        return isinstance(node, optax.contrib.ScheduleFreeState)
-
-    for node in jax.tree.leaves(opt_state, is_leaf=holds_average):
-        if holds_average(node):
-            average = optax.contrib.schedule_free_eval_params(node, params)
-            return jax.tree.map(lambda x, y: x.astype(y.dtype), average, params)
+    for node in schedule_free_states(opt_state):
+        average = optax.contrib.schedule_free_eval_params(node, params)
+        return jax.tree.map(lambda x, y: x.astype(y.dtype), average, params)
     return params

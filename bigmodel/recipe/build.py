@@ -36,7 +36,6 @@ class Recipe:
         objective: (params, batch, rng) -> (loss sum, sums).
         optimizer: with clipping and schedule inside.
         schedule: step -> learning rate.
-        eval_params: (opt_state, params) -> the parameters to evaluate with.
         mesh: of devices.
         rules: logical axis -> mesh axes.
         pipeline: what runs the layers in stages, where the mesh has some.
@@ -55,7 +54,6 @@ class Recipe:
     objective: Objective
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
-    eval_params: Callable[[Any, Any], Any]
     mesh: jax.sharding.Mesh
     rules: rules.Rules
     pipeline: Pipeline | None
@@ -217,7 +215,6 @@ def make(loaded: config.Loaded | Any, devices: Sequence[jax.Device] | None = Non
         objective=objective,
         optimizer=optimizer,
         schedule=schedule,
-        eval_params=optimizers.eval_params,
         mesh=mesh,
         rules=table,
         pipeline=layout.pipeline,

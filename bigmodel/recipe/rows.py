@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bigmodel import config
@@ -25,16 +25,16 @@ class Evaluation:
 
     Attributes:
         name: of the entry.
-        batches: finite, in order.
+        batches: finite, in order; of as many rows as a training step takes at a time.
         every: steps between evaluations; 0: at the end only.
-        limit: batches that are scored.
+        chosen: numbers of the batches that are scored.
         bytes_per_target: UTF-8 bytes of text for each target, to tell bits per byte.
     """
 
     name: str
     batches: pipeline.Batches
     every: int
-    limit: int
+    chosen: Sequence[int]
     bytes_per_target: float
 
 
@@ -108,9 +108,22 @@ def evaluation(
     check_vocabulary(recipe)
     fields = entries.evaluation(name, entry)
     rows = open_rows(recipe.loaded, fields["source"], fields["split"], progress)
-    batches = pipeline.Batches(rows, recipe.batch, shuffle=False, repeat=False)
-    limit = min(fields["batches"] or len(batches), len(batches))
-    return Evaluation(name, batches, fields["every"], limit, rows.bytes / rows.tokens)
+    at_a_time = recipe.batch // recipe.accumulate  # what fits in training fits here
+    batches = pipeline.Batches(rows, at_a_time, shuffle=False, repeat=False)
+    chosen = spread(len(batches), recipe.accumulate, fields["batches"])
+    return Evaluation(name, batches, fields["every"], chosen, rows.bytes / rows.tokens)
+
+
+def spread(batches: int, parts: int, most: int) -> list[int]:
+    """At most so many runs of `parts` batches (0: all of them), over the whole split.
+
+    Documents that stand together are alike. A run is a batch of training, so that the same rows
+    are scored however many parts it is taken in.
+    """
+    runs = -(-batches // parts)
+    most = min(most or runs, runs)
+    starts = [parts * (i * runs // most) for i in range(most)]
+    return [n for start in starts for n in range(start, min(start + parts, batches))]
 
 
 def check_vocabulary(recipe: "build.Recipe") -> None:

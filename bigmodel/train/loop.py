@@ -66,7 +66,6 @@ def train(loaded: config.Loaded | Any, folder: str | epath.Path) -> Metrics:
     recipe = recipes.make(loaded)
     folder = workdir.place(folder)
     with contextlib.ExitStack() as stack:
-        request = stack.enter_context(processes.StopRequest())
         progress = stack.enter_context(progresses.Progress(recipe.steps))
         stack.enter_context(meshes.use(recipe.mesh, recipe.rules))
         checkpoints = stack.enter_context(
@@ -77,6 +76,8 @@ def train(loaded: config.Loaded | Any, folder: str | epath.Path) -> Metrics:
             )
         )
         job, state = prepare(recipe, folder, checkpoints, progress)
+        # Until here a signal ends the process at once: there is nothing to save.
+        request = stack.enter_context(processes.StopRequest())
         write = stack.enter_context(
             writers.open_writers(
                 folder,
@@ -172,7 +173,7 @@ def run(
             if at == recipe.steps or (entry.every and at % entry.every == 0)
         }
         found: Metrics = {}
-        params = eval_params(recipe, state) if due else None
+        params = states.eval_params(states.eval_parts(state), state.params) if due else None
         for name, entry in due.items():
             measured = evaluate(recipe, params, entry, eval_step)
             found |= {f"{name}/{metric}": value for metric, value in measured.items()}
@@ -216,13 +217,6 @@ def draw(recipe: recipes.Recipe, folder: epath.Path) -> None:
     validation = next((f"{name}/loss" for name in recipe.config.evals), "")
     path = curve.draw(rows, folder / "curve.png", title=folder.name, validation=validation)
     print(f"loss curve: {path}")
-
-
-def eval_params(recipe: recipes.Recipe, state: states.TrainState) -> Any:
-    """The parameters to evaluate with: the moving average, schedule-free's, or those that train."""
-    if state.ema is not None:
-        return state.ema
-    return jax.jit(recipe.eval_params)(state.opt_state, state.params)
 
 
 def describe(measured: Mapping[str, float]) -> str:

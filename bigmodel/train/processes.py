@@ -33,6 +33,8 @@ def join() -> None:
         with socket.socket() as free:
             free.bind(("localhost", 0))
             address = f"localhost:{free.getsockname()[1]}"
+        # It would hold SIGTERM back to tell other processes of it, and there is none.
+        jax.config.update("jax_enable_preemption_service", False)
         # Python that has used jax already, a notebook say, keeps the sums within its process.
         with contextlib.suppress(RuntimeError):
             jax.distributed.initialize(address, num_processes=1, process_id=0)

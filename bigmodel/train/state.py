@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from bigmodel import optimizers, trees
 from bigmodel import recipe as recipes
-from bigmodel import trees
 from bigmodel.sharding import mesh as meshes
 from bigmodel.sharding import rules
 
@@ -29,7 +29,7 @@ class TrainState(flax.struct.PyTreeNode):
     frozen: Params  # what the objective needs besides: a LoRA base, a teacher, frozen layers
     opt_state: optax.OptState
     rng: jax.Array  # folded with `step`, never consumed
-    ema: Params | None = None  # moving average of `params`, where the config asks for one
+    ema: Params | None = None  # float32 moving average of `params`, where the config asks for one
 
 
 def create(recipe: recipes.Recipe, like: TrainState | None = None) -> TrainState:
@@ -79,10 +79,34 @@ def initializer(recipe: recipes.Recipe):
             frozen={},
             opt_state=recipe.optimizer.init(params),
             rng=step_rng,
-            ema=jax.tree.map(jnp.copy, params) if recipe.ema else None,
+            # 8 bits would round away what each step adds to it.
+            ema=jax.tree.map(lambda p: jnp.array(p, jnp.float32), params) if recipe.ema else None,
         )
 
     return init
+
+
+def eval_parts(state: TrainState) -> dict[str, Any]:
+    """What `eval_params` needs of a state, abstract or not; the names are a checkpoint's."""
+    if state.ema is not None:
+        return {"ema": state.ema}
+    if optimizers.schedule_free_states(state.opt_state):
+        return {"opt_state": state.opt_state, "params": state.params}
+    return {"params": state.params}
+
+
+def eval_params(parts: dict[str, Any], like: Params) -> Params:
+    """The parameters to evaluate with: the moving average, schedule-free's, or those that train.
+
+    Args:
+        parts: as `eval_parts` chose them.
+        like: the parameters, abstract or not: what is evaluated has their dtypes.
+    """
+    if "ema" in parts:
+        return jax.tree.map(lambda x, y: x.astype(y.dtype), parts["ema"], like)
+    if "opt_state" in parts:
+        return jax.jit(optimizers.eval_params)(parts["opt_state"], parts["params"])
+    return parts["params"]
 
 
 def describe(state: TrainState) -> str:

@@ -84,7 +84,8 @@ def with_average(train_step: TrainStep, decay: float) -> TrainStep:
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         state, metrics = train_step(state, batch)
-        average = optax.incremental_update(state.params, state.ema, 1 - decay)
+        params = jax.tree.map(lambda p: p.astype(jnp.float32), state.params)
+        average = optax.incremental_update(params, state.ema, 1 - decay)
         return state.replace(ema=average), metrics
 
     return step

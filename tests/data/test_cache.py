@@ -15,7 +15,7 @@ import pytest
 from etils import epath
 
 from bigmodel import config
-from bigmodel.data import cache, files, prepare, sources, store, tokenizers, train_tokenizer
+from bigmodel.data import cache, files, prepare, sources, store, tokenizers, train_tokenizer, worker
 from tests.data.corpora import TEXTS
 
 BYTES = tokenizers.load("bytes")
@@ -241,6 +241,19 @@ def test_a_worker_that_dies_is_named_with_its_part(tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", lambda _, **options: start(dead, **options))
     with pytest.raises(RuntimeError, match=r"worker process died on .*c/0\.jsonl"):
         build(tmp_path / "c", workers=2)
+
+
+def test_ctrl_c_is_answered_by_the_parent_and_not_by_its_workers(tmp_path, monkeypatch):
+    write(tmp_path / "c", ["fine"] * 50)
+    monkeypatch.setattr(files, "PART_BYTES", 100)
+    ask = worker.Worker.ask
+
+    def interrupted(self, task):
+        self._process.send_signal(signal.SIGINT)  # as a terminal does to a whole group
+        return ask(self, task)
+
+    monkeypatch.setattr(worker.Worker, "ask", interrupted)
+    assert build(tmp_path / "c", workers=2, deduplicate=False).documents == 50
 
 
 def test_a_remote_cache_is_shared_through_its_meta_file(corpus, bucket, tmp_path, monkeypatch):

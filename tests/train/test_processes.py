@@ -46,7 +46,8 @@ FSDP = ("--config.mesh.fsdp=4",)
 
 
 def test_two_processes_give_the_bits_of_one(folder):
-    train(folder, "two", processes=2, steps=8, mesh=FSDP, every=1)
+    clock = "--config.checkpoint.every_minutes=0.001"  # the processes agree on the time as well
+    train(folder, "two", processes=2, steps=8, mesh=(*FSDP, clock), every=1)
     assert runs.losses(folder / "two") == runs.losses(folder / "one")
     assert runs.checksums(folder / "two", 8) == runs.checksums(folder / "one", 8)
 

@@ -26,8 +26,12 @@ def start():
 
 
 def step_of(**overrides):
-    recipe = recipes.make(runs.config(**overrides))
-    return jax.jit(compiled.train_step(recipe))
+    return jax.jit(compiled.train_step(recipe_of(**overrides)))
+
+
+def recipe_of(**overrides):
+    """Of a config without a warmup: at its first rate, 0, nothing would move."""
+    return recipes.make(runs.config(**{"schedule": dict(warmup=0), **overrides}))
 
 
 @functools.cache
@@ -48,9 +52,7 @@ def norm_of_difference(one, other):
 @pytest.mark.parametrize("accumulate", [2, 4, 8])
 def test_accumulation_equals_the_large_batch(accumulate):
     born, batches = start()
-    after, metrics = step_of(accumulate=accumulate, optimizer=dict(name="sgd", clip=0.0))(
-        born_for("sgd", born), batches[0]
-    )
+    after, metrics = step_of(accumulate=accumulate, **SGD)(born_for_sgd(), batches[0])
     expected, expected_metrics = sgd()
     np.testing.assert_allclose(metrics["loss"], expected_metrics["loss"], rtol=1e-6)
     np.testing.assert_allclose(metrics["grad_norm"], expected_metrics["grad_norm"], rtol=1e-5)
@@ -59,15 +61,18 @@ def test_accumulation_equals_the_large_batch(accumulate):
         assert off <= 2e-5 * moved[path] + 1e-9, path
 
 
-def born_for(optimizer, born):
-    recipe = recipes.make(runs.config(optimizer=dict(name=optimizer, clip=0.0)))
-    return born.replace(opt_state=recipe.optimizer.init(born.params))
+# What moves is then the gradient itself, and by far more than parameters round.
+SGD = dict(optimizer=dict(name="sgd", clip=0.0), schedule=dict(warmup=0, peak=100.0))
+
+
+def born_for_sgd():
+    born, _ = start()
+    return born.replace(opt_state=recipe_of(**SGD).optimizer.init(born.params))
 
 
 @functools.cache
 def sgd():
-    born, batches = start()
-    return step_of(optimizer=dict(name="sgd", clip=0.0))(born_for("sgd", born), batches[0])
+    return step_of(**SGD)(born_for_sgd(), start()[1][0])
 
 
 def test_a_step_counts_and_keeps_its_key():
@@ -92,6 +97,19 @@ def test_the_average_moves_by_its_decay():
     expected = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, born.params, after.params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), after.ema, expected)
     jax.tree.map(np.testing.assert_array_equal, after.params, plain()[0].params)
+
+
+def test_the_average_of_bfloat16_parameters_moves_with_them():
+    overrides = dict(ema=0.999, model=dict(param_dtype="bfloat16"))
+    _, batches = start()
+    step, after = step_of(**overrides), state.create(recipe_of(**overrides))
+    expected = jax.device_get(after.ema)
+    for _ in range(5):
+        after, _ = step(after, batches[0])
+        expected = jax.tree.map(
+            lambda a, p: 0.999 * a + 0.001 * np.float32(p), expected, after.params
+        )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), after.ema, expected)
 
 
 def test_an_update_that_is_not_finite_is_skipped_when_asked():
