@@ -1,20 +1,23 @@
 """The table of layouts, and what a test may ask of one: a row is tested by being here."""
 
+import atexit
 import dataclasses
 import functools
+import shutil
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
+from bigmodel import checkpoint, trees
 from bigmodel import recipe as recipes
-from bigmodel import trees
 from bigmodel.checkpoint import leaves
 from bigmodel.data import pipeline
 from bigmodel.sharding import mesh as meshes
 from bigmodel.train import state, step
-from tests import runs
+from tests import quick, runs
 
 # name -> what of the config it changes, on 8 devices
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -61,9 +64,11 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 
 # name -> what of the config's model it changes
 FAMILIES: dict[str, dict[str, Any]] = {
-    "dense": dict(layers=4),
-    "experts": dict(layers=4, experts=8, expert_hidden=32, shared_experts=1),
-    "experts_with_room": dict(layers=4, experts=8, expert_hidden=32, expert_capacity=1.0),
+    "dense": dict(layers=4, scan=True),
+    "experts": dict(layers=4, scan=True, experts=8, expert_hidden=32, shared_experts=1),
+    "experts_with_room": dict(
+        layers=4, scan=True, experts=8, expert_hidden=32, expert_capacity=1.0
+    ),
 }
 
 
@@ -98,27 +103,32 @@ def gradient(recipe: recipes.Recipe) -> Callable:
     return of_token
 
 
-def find(family: str, layout: dict[str, Any]) -> Found:
-    """Loss and gradients of the first batch under a layout, and the state that it begins with."""
+def find(family: str, layout: dict[str, Any], born: state.TrainState | None = None) -> Found:
+    """Loss and gradients of the first batch under a layout, and the state that it begins with.
+
+    Args:
+        family: of FAMILIES.
+        layout: what of the config it changes.
+        born: the state, as `checkpoints` gives it back under the layout; None: a new one.
+    """
     recipe = make(family, layout)
     batches = recipes.train_batches(recipe)
     with meshes.use(recipe.mesh, recipe.rules):
-        now = state.create(recipe)
-        now = now.replace(params=decided(now.params))
+        now = decided(state.create(recipe)) if born is None else born
         batch = pipeline.place(batches, 0, lambda *_: recipe.batch_sharding)
-        loss, grads = jax.jit(gradient(recipe))(now.params, batch, now.rng)
+        loss, grads = quick.jit(gradient(recipe))(now.params, batch, now.rng)
     if recipe.layer_order is not None:
         grads = leaves.reordered(grads, np.argsort(recipe.layer_order))
     return Found(float(loss), trees.flatten(jax.device_get(grads)), recipe, now)
 
 
-def decided(params: Any) -> Any:
-    """Parameters whose routers are decided: rounding must flip no choice."""
+def decided(now: state.TrainState) -> state.TrainState:
+    """The state with decided routers: rounding must flip no choice."""
 
     def one(path, leaf):
         return leaf * ROUTER_SCALE if path.endswith("router/kernel") else leaf
 
-    return jax.jit(lambda params: trees.map_with_path(one, params))(params)
+    return now.replace(params=trees.map_with_path(one, now.params))
 
 
 ROUTER_SCALE = 50.0
@@ -127,6 +137,26 @@ ROUTER_SCALE = 50.0
 @functools.cache
 def reference(family: str) -> Found:
     return find(family, {})
+
+
+def restored(folder: Any, recipe: recipes.Recipe) -> state.TrainState:
+    """What a folder of checkpoints holds, under a recipe's layout."""
+    with checkpoint.Checkpoints(folder, order=recipe.layer_order) as checkpoints:
+        return checkpoints.restore(state.abstract(recipe)).tree
+
+
+def save(folder: Any, found: Found) -> None:
+    with checkpoint.Checkpoints(folder, order=found.recipe.layer_order) as checkpoints:
+        checkpoints.save(1, found.state, {}, wait=True)
+
+
+@functools.cache
+def saved_reference(family: str) -> str:
+    """A folder with the checkpoint of the state on one device."""
+    folder = tempfile.mkdtemp(prefix="layouts-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    save(folder, reference(family))
+    return folder
 
 
 def differences(found: Found, wanted: Found) -> dict[str, float]:

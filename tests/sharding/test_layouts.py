@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 
-from bigmodel import checkpoint
 from bigmodel import recipe as recipes
 from bigmodel.data import pipeline
 from bigmodel.sharding import mesh as meshes
@@ -22,26 +21,24 @@ STEPS = 20
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_loss_and_gradients_do_not_depend_on_the_layout(name, family, capfd, tmp_path):
-    found = layouts.find(family, LAYOUTS[name])
     wanted = layouts.reference(family)
+    born = layouts.restored(layouts.saved_reference(family), layouts.make(family, LAYOUTS[name]))
+    found = layouts.find(family, LAYOUTS[name], born)
     off = layouts.differences(found, wanted)
     far = {path: f"{by:.1e}" for path, by in off.items() if not by <= 1e-5}
     assert not far
     # C++ writes it past Python's own stderr, so the file descriptor is what is read.
     assert "Involuntary full rematerialization" not in capfd.readouterr().err
-    assert_checkpoint_moves(found, wanted, tmp_path / "a")
-    assert_checkpoint_moves(wanted, found, tmp_path / "b")
 
-
-def assert_checkpoint_moves(found, onto, folder):
-    """What is written under one layout is, bit for bit, what is read under another."""
-    with checkpoint.Checkpoints(folder) as checkpoints:
-        checkpoints.save(1, found.state, {}, wait=True)
-        moved = checkpoints.restore(state.abstract(onto.recipe)).tree
-    for old, new in zip(map(bits, leaves(found.state)), map(bits, leaves(moved)), strict=True):
+    # What was written on one device and read under the layout is the same, written there and read
+    # on one device: so whatever one layout writes, every other reads.
+    layouts.save(tmp_path, found)
+    back = layouts.restored(tmp_path, wanted.recipe)
+    for old, new in zip(map(bits, leaves(wanted.state)), map(bits, leaves(back)), strict=True):
         np.testing.assert_array_equal(old, new)
-    for new, like in zip(leaves(moved), leaves(onto.state), strict=True):
-        assert new.sharding.is_equivalent_to(like.sharding, new.ndim)
+    if found.recipe.layer_order is None:
+        for old, new in zip(leaves(wanted.state), leaves(found.state), strict=True):
+            np.testing.assert_array_equal(bits(old), bits(new))
 
 
 def leaves(tree):

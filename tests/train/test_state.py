@@ -19,7 +19,7 @@ SCHEDULE_FREE = dict(name="schedule_free_adamw")
         (dict(optimizer=SCHEDULE_FREE), {"params", "opt_state"}),
         (dict(optimizer=SCHEDULE_FREE, ema=0.9), {"ema"}),
     ],
-    ids=str,
+    ids=["parameters", "average", "schedule_free", "schedule_free_average"],
 )
 def test_only_the_parts_that_are_evaluated_are_restored(overrides, parts):
     abstract = states.abstract(recipes.make(runs.config(**overrides)))
