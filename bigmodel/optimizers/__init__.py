@@ -39,6 +39,7 @@ def make(
     axes: optax.Params,
     *,
     clip: float = 0.0,
+    offload: bool = False,
     **fields,
 ) -> optax.GradientTransformation:
     """Clipping by the global norm, then the optimizer; all of it in float32.
@@ -49,13 +50,31 @@ def make(
         schedule: step -> learning rate; step 0 is the first update.
         axes: like the parameters, each leaf the tuple of that parameter's logical axes.
         clip: the largest norm of all gradients together; 0 leaves them as they are.
+        offload: whether the state is kept in the host's memory, and comes for the update alone.
         **fields: the builder's own.
     """
     if clip < 0:
         raise InputError(f"optimizer.clip={clip}: must be 0 (no clipping) or positive.")
     # A chain of two either way, so that a checkpoint's state has one form whatever `clip` is.
     clipping = clip_by_global_norm(clip) if clip else optax.identity()
-    return in_float32(balanced(optax.chain(clipping, builder(schedule, axes, **fields))))
+    optimizer = in_float32(balanced(optax.chain(clipping, builder(schedule, axes, **fields))))
+    return offloaded(optimizer) if offload else optimizer
+
+
+def offloaded(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The optimizer with the arrays of its state in the host's memory before and after an update.
+
+    Ren et al. 2021, ZeRO-Offload (arXiv:2101.06840), but the update is computed on the device.
+    """
+
+    def moved(state: optax.OptState, space: jax.memory.Space) -> optax.OptState:
+        return jax.tree.map(lambda x: jax.device_put(x, space) if x.ndim else x, state)
+
+    def update(updates, state, params):
+        updates, state = optimizer.update(updates, moved(state, jax.memory.Space.Device), params)
+        return updates, moved(state, jax.memory.Space.Host)
+
+    return optax.GradientTransformation(optimizer.init, update)
 
 
 # Step of a router's balance bias: gamma of DeepSeek-AI 2024 (arXiv:2412.19437), section 4.2.

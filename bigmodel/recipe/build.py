@@ -112,7 +112,7 @@ def resolve(loaded: config.Loaded | Any) -> config.Loaded:
 BESIDES = {
     "model": ("name",),
     "objective": ("name",),
-    "optimizer": ("name", "clip"),
+    "optimizer": ("name", "clip", "offload"),
     "schedule": ("name",),
 }
 
@@ -202,6 +202,7 @@ def make(loaded: config.Loaded | Any, devices: Sequence[jax.Device] | None = Non
         schedule,
         rules.axes_of(boxed),
         clip=values.optimizer.clip,
+        offload=values.optimizer.offload,
         **config.resolve(values.optimizer, optimizer_builder, "optimizer", BESIDES["optimizer"]),
     )
     return Recipe(

@@ -75,6 +75,11 @@ def values(flat: Mapping[str, Any]) -> None:
             f"init_from = {flat['init_from']!r}: starting from other weights is not there yet; "
             f"allowed is only ''."
         )
+    if flat["optimizer.offload"] and flat["nonfinite"] == "skip":
+        raise config.InputError(
+            "nonfinite = 'skip': a state in the host's memory (optimizer.offload = True) cannot "
+            "be taken back; allowed is 'stop'."
+        )
     for field, allowed in CHOICES.items():
         if flat.get(field) is not None:
             known(field, flat[field], allowed)

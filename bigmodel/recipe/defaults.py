@@ -57,7 +57,9 @@ def default_config(
         "model": {"name": model} | of_builder(tables["model"][model]),
         "objective": {"name": objective} | of_builder(tables["objective"][objective]),
         "data": DATA,
-        "optimizer": {"name": "adamw", "clip": 1.0} | of_table(tables["optimizer"]),
+        # offload: between steps the optimizer's state is in the host's memory
+        "optimizer": {"name": "adamw", "clip": 1.0, "offload": False}
+        | of_table(tables["optimizer"]),
         "schedule": {"name": "warmup_cosine"} | of_table(tables["schedule"]),
         "mesh": dict.fromkeys(mesh.AXES, 1),
         "mesh_slices": 1,

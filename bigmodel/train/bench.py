@@ -86,6 +86,7 @@ def figures(
         "peak_flops_per_second": peak * devices.size if peak else None,
         "utilization": flops / median / (peak * devices.size) if peak else None,
         "memory_bytes": costs.memory(step.program)["peak"],
+        "pipeline_bubble": recipe.pipeline.bubble if recipe.pipeline else 0.0,
         "data_wait_share": sum(waits) / sum(seconds),
         "loss": loss,
     }
@@ -114,4 +115,6 @@ def table(found: dict[str, Any]) -> str:
         "memory": f"{found['memory_bytes'] / 2**20:,.1f} MiB a device, as compiled",
         "waiting": f"{found['data_wait_share']:.2%} of the time for data",
     }
+    if found["pipeline_bubble"]:
+        rows["bubble"] = f"{found['pipeline_bubble']:.1%} of a stage's time, by the schedule"
     return "\n".join(f"{name:<12}{value}" for name, value in rows.items())

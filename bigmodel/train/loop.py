@@ -127,7 +127,8 @@ def prepare(
     if jax.process_index() == 0:
         workdir.write(folder, recipe.loaded, workdir.provenance(recipe.mesh))
     at = f", from step {int(state.step):,}" if resumes else ""
-    show(f"{folder}: {states.describe(state)}, step compiled in {step.seconds:.1f} s{at}")
+    bubble = f", pipeline bubble {recipe.pipeline.bubble:.1%}" if recipe.pipeline else ""
+    show(f"{folder}: {states.describe(state)}, step compiled in {step.seconds:.1f} s{at}{bubble}")
     return Job(recipe, folder, facts, batches, evaluations, checkpoints, step, progress), state
 
 

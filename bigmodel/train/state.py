@@ -46,6 +46,8 @@ def abstract(recipe: recipes.Recipe) -> TrainState:
     shapes = jax.eval_shape(initializer(recipe))
     params = rules.shardings(recipe.boxed_params, recipe.rules, mesh)
     of_state = rules.shardings(recipe.boxed_params, rules.of_state(recipe.rules), mesh)
+    if recipe.config.optimizer.offload:
+        of_state = jax.tree.map(lambda s: s.with_memory_kind("pinned_host"), of_state)
     whole = NamedSharding(mesh, PartitionSpec())
     shardings = TrainState(
         step=whole,

@@ -115,7 +115,14 @@ BINDING = {
 FREE = (
     *("model.dtype", "model.remat", "model.remat_save", "model.remat_offload", "model.scan"),
     *("model.attention", "data.cache_dir", "data.workers"),
-    *("optimizer.clip", "optimizer.weight_decay", "optimizer.b1", "optimizer.b2", "optimizer.eps"),
+    *(
+        "optimizer.clip",
+        "optimizer.offload",
+        "optimizer.weight_decay",
+        "optimizer.b1",
+        "optimizer.b2",
+        "optimizer.eps",
+    ),
 )
 
 

@@ -44,7 +44,7 @@ REFUSED = {
     "mesh=None": ["mesh=None", "a section"],
     "mesh.data=None": ["mesh.data=None", "a whole number"],
     "mesh.fsdp=3; batch=3": ["'embed' of length 32", "cut 3 ways", "fsdp"],
-    "rules=fsdp": ["rules = 'fsdp'", "fsdp_tensor, replicated"],
+    "rules=fsdp": ["rules = 'fsdp'", "fsdp_tensor, sequence"],
     "extra_rules=(1,)": ["extra_rules: 1 is no row", "(logical axis"],
     "extra_rules=(('embed', 3),)": ["extra_rules: ('embed', 3) is no row"],
     "compiler={'a': {'b': 1}}": ["compiler.a={'b': 1}", "true or false or a whole number"],

@@ -14,7 +14,6 @@ import numpy as np
 from bigmodel import checkpoint, trees
 from bigmodel import recipe as recipes
 from bigmodel.checkpoint import leaves
-from bigmodel.data import pipeline
 from bigmodel.sharding import mesh as meshes
 from bigmodel.train import state, step
 from tests import quick, runs
@@ -112,14 +111,33 @@ def find(family: str, layout: dict[str, Any], born: state.TrainState | None = No
         born: the state, as `checkpoints` gives it back under the layout; None: a new one.
     """
     recipe = make(family, layout)
-    batches = recipes.train_batches(recipe)
     with meshes.use(recipe.mesh, recipe.rules):
         now = decided(state.create(recipe)) if born is None else born
-        batch = pipeline.place(batches, 0, lambda *_: recipe.batch_sharding)
+        batch = jax.device_put(packed(recipe.batch, 32), recipe.batch_sharding)
         loss, grads = quick.jit(gradient(recipe))(now.params, batch, now.rng)
     if recipe.layer_order is not None:
         grads = leaves.reordered(grads, np.argsort(recipe.layer_order))
     return Found(float(loss), trees.flatten(jax.device_get(grads)), recipe, now)
+
+
+def packed(rows: int, length: int) -> dict[str, np.ndarray]:
+    """A batch of rows with several documents each, and padding, in which nothing is regular."""
+    draw = np.random.default_rng(0)
+    first = draw.random((rows, length)) < 0.15
+    first[:, 0] = True
+    segments = first.cumsum(1)
+    begins = np.maximum.accumulate(np.where(first, np.arange(length), 0), axis=1)
+    real = np.arange(length) < length - draw.integers(0, 6, (rows, 1))
+    tokens = draw.integers(0, 260, (rows, length + 1))
+    made = {
+        "tokens": tokens[:, :-1],
+        "targets": tokens[:, 1:],
+        "segments": segments * real,
+        "positions": np.arange(length) - begins,
+        "rows": np.arange(rows),
+    }
+    made = {name: array.astype(np.int32) for name, array in made.items()}
+    return made | {"weights": (real & (draw.random((rows, length)) < 0.9)).astype(np.float32)}
 
 
 def decided(now: state.TrainState) -> state.TrainState:

@@ -3,11 +3,13 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from bigmodel import recipe as recipes
 from bigmodel.data import pipeline
+from bigmodel.layers import router
 from bigmodel.sharding import mesh as meshes
 from bigmodel.train import compiled, state
 from tests import runs
@@ -48,6 +50,31 @@ def leaves(tree):
 def bits(leaf):
     is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+
+
+def test_the_batch_of_the_law_has_documents_and_padding():
+    segments = layouts.packed(8, 32)["segments"]
+    assert (segments.max(1) >= 2).all()
+    assert (segments == 0).any()
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "dense"])
+def test_no_router_of_the_law_is_so_undecided_that_rounding_flips_a_choice(family, monkeypatch):
+    gaps = []
+    of_groups = router.Router.of_groups
+
+    def measured(self, ranked):
+        best = jax.lax.top_k(jnp.log(ranked), self.chosen + 1)[0]
+        jax.debug.callback(
+            lambda gap: gaps.append(float(gap)), (best[..., -2] - best[..., -1]).min()
+        )
+        return of_groups(self, ranked)
+
+    monkeypatch.setattr(router.Router, "of_groups", measured)
+    layouts.find(family, {})
+    jax.effects_barrier()
+    assert len(gaps) >= 4
+    assert min(gaps) > 1e-3
 
 
 def train(mesh):

@@ -8,7 +8,9 @@ import pytest
 from bigmodel import recipe as recipes
 from bigmodel import trees
 from bigmodel.config import InputError
+from bigmodel.data import pipeline
 from bigmodel.sharding import mesh, rules
+from bigmodel.train import state
 from tests import runs
 
 
@@ -108,3 +110,19 @@ def test_a_state_is_born_sharded_and_the_same_on_any_mesh():
         with use(recipe.mesh, recipe.rules):
             born.append(jax.device_get(state.create(recipe).params))
     jax.tree.map(np.testing.assert_array_equal, *born)
+
+
+def test_a_mesh_axis_is_one_word_and_its_rows(monkeypatch):
+    """From outside: a name beside the library's, and rules that lie on it."""
+    monkeypatch.setattr(mesh, "AXES", ("replica", *mesh.AXES))
+    rows = (("batch", ("replica", "data", "fsdp")), ("mlp", ("tensor", "replica")))
+    recipe = recipes.make(runs.config(mesh=dict(replica=2, fsdp=2, tensor=2), extra_rules=rows))
+    assert recipe.mesh.shape["replica"] == 2
+    up = state.abstract(recipe).params["layers"]["feedforward"]["up"]["kernel"]
+    assert up.sharding.shard_shape(up.shape) == (2, 16, 16)
+    with mesh.use(recipe.mesh, recipe.rules):
+        now = state.create(recipe)
+        batches = recipes.train_batches(recipe)
+        batch = pipeline.place(batches, 0, lambda *_: recipe.batch_sharding)
+        loss, sums = jax.jit(lambda p, b: recipe.objective(p, b, None))(now.params, batch)
+    assert np.isfinite(loss / sums["weight"])
