@@ -23,25 +23,23 @@ PEAK, B1, B2, EPSILON, DECAY, CLIP = 1e-3, 0.9, 0.95, 1e-8, 0.1, 1.0
 
 def init(key, layers, width, length, vocab):
     """Kernels and tables of standard deviation 0.02, norms of one."""
-    keys = iter(jax.random.split(key, 2 + 4 * layers))
+    keys = iter(jax.random.split(key, 6))
 
     def normal(*shape):
         return 0.02 * jax.random.normal(next(keys), shape)
 
-    def layer():
-        return {
-            "attention_norm": jnp.ones(width),
-            "query_key_value": normal(width, 3 * width),
-            "out": normal(width, width),
-            "feedforward_norm": jnp.ones(width),
-            "up": normal(width, 4 * width),
-            "down": normal(4 * width, width),
-        }
-
+    stack = {
+        "attention_norm": jnp.ones((layers, width)),
+        "query_key_value": normal(layers, width, 3 * width),
+        "out": normal(layers, width, width),
+        "feedforward_norm": jnp.ones((layers, width)),
+        "up": normal(layers, width, 4 * width),
+        "down": normal(layers, 4 * width, width),
+    }
     return {
         "embed": normal(vocab, width),
         "positions": normal(length, width),
-        "layers": [layer() for _ in range(layers)],
+        "layers": [jax.tree.map(lambda x, i=i: x[i], stack) for i in range(layers)],
         "final_norm": jnp.ones(width),
     }
 
