@@ -131,7 +131,6 @@ def run(
     recipe, values = job.recipe, job.recipe.config
     start = int(jax.device_get(state.step))
     eval_step = make_eval_step(recipe)
-    trace = meter.Trace(job.folder / "profile", values.profile.start, values.profile.steps)
     speed = meter.Meter(recipe)
     last: Metrics = {}
     pending: collections.deque[tuple[int, Any]] = collections.deque()
@@ -150,6 +149,7 @@ def run(
                     metrics=found,
                     batch=job.batches.host(at - 1),
                     params=state.params,
+                    params_step=at + len(pending),
                     resume=job.checkpoints.latest(),
                 )
             job.progress.print(f"step {at:,}: loss {found['loss']}, its update was left out")
@@ -176,10 +176,13 @@ def run(
             job.progress.print(f"step {at:,}: " + describe(found))
         return found
 
-    with pipeline.ahead(make, start, recipe.steps) as batches:
+    window = values.profile.start, values.profile.steps
+    with (
+        pipeline.ahead(make, start, recipe.steps) as batches,
+        meter.Trace(job.folder / "profile", *window) as trace,
+    ):
         for at, batch in batches:
-            with trace.step(at):
-                state, metrics = job.step.run(state, batch)
+            state, metrics = trace.step(at, job.step.run, state, batch)
             done = at + 1
             pending.append((done, metrics))
             if len(pending) > job.step.ahead:
@@ -199,7 +202,6 @@ def run(
                         job.checkpoints.save(done, state, job.facts, metrics=measured, wait=stop)
             if stop and done < recipe.steps:
                 raise Stopped(request.reason, done)
-    trace.close()
     job.checkpoints.wait()
     return last
 
