@@ -105,3 +105,19 @@ def splash_gradient(
     backward: Any = library._splash_attention_bwd
     grads = backward(*(options[name] for name in names), kept, grad)
     return grads[3:6]
+
+
+def wait_for_all(name: str, hours: int = 24 * 7) -> None:
+    """Returns when every process of the job has come here, or raises that one of them has died.
+
+    A collective is no place to wait for long: the first one between processes gives up after 30 s
+    on CPU. jax's own barrier does not, and has no public name.
+
+    Args:
+        name: of the place, never used before.
+        hours: to wait at most.
+    """
+    from jax._src import distributed
+
+    client: Any = distributed.global_state.client
+    client.wait_at_barrier(name, timeout_in_ms=hours * 3600 * 1000)

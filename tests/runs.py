@@ -4,6 +4,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 from etils import epath
 
@@ -34,6 +35,30 @@ def get_config():
     config.log.update(every=1, tensorboard=False)
     return config
 """.replace("TEXT", str(TEXT))
+
+
+# A source that takes its time, and says when it has begun.
+SLOW = (
+    CONFIG.replace(
+        "def get_config():",
+        """import pathlib
+import time
+
+
+def slow():
+    pathlib.Path("STARTED").touch()
+    time.sleep(1000)
+    yield "late"
+
+
+EXTENSIONS = {"source": {"slow": slow}}
+
+
+def get_config():""",
+    )
+    .replace("default_config()", "default_config(extensions=EXTENSIONS)")
+    .replace(f"jsonl:{TEXT}", "slow")
+)
 
 
 def config(**overrides):
@@ -71,6 +96,13 @@ def start(*arguments: object, devices: int = 1, **variables: str) -> subprocess.
         text=True,
         cwd=ROOT,
     )
+
+
+def wait_for(path: pathlib.Path, *processes: subprocess.Popen) -> None:
+    """Returns when a file is there, which one of the processes makes."""
+    while not path.exists():
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.01)
 
 
 def finish(process: subprocess.Popen, status: int = 0) -> str:

@@ -5,6 +5,7 @@ optimizer = make(OPTIMIZERS["adamw"], schedule, axes, clip=1.0, weight_decay=0.1
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +68,7 @@ def offloaded(optimizer: optax.GradientTransformation) -> optax.GradientTransfor
     Ren et al. 2021, ZeRO-Offload (arXiv:2101.06840), but the update is computed on the device.
     """
 
-    def moved(state: optax.OptState, space: jax.memory.Space) -> optax.OptState:
+    def moved(state: optax.OptState, space: Any) -> optax.OptState:
         return jax.tree.map(lambda x: jax.device_put(x, space) if x.ndim else x, state)
 
     def update(updates, state, params):

@@ -57,12 +57,15 @@ def make(
     Args:
         wanted: size of each axis, one may be -1.
         slices: how many parts joined by DCN; cut along the first axis that this divides.
-        devices: what to lay out; None: all there are.
+        devices: what to lay out; None: all there are, some of every process.
     """
+    everywhere = devices is None
     devices = jax.devices() if devices is None else list(devices)
     found = sizes(wanted, len(devices))
     shape = tuple(found.values())
     used = devices[: math.prod(shape)]
+    if everywhere:
+        check_processes(used)
     if slices > 1:
         cut = slice_axis(found, slices)
         outer = tuple(slices if axis == cut else 1 for axis in found)
@@ -78,6 +81,16 @@ def make(
         array = np.array(used).reshape(shape)
     axis_types = (jax.sharding.AxisType.Auto,) * len(shape)
     return jax.sharding.Mesh(array, tuple(found), axis_types=axis_types)
+
+
+def check_processes(used: Sequence[jax.Device]) -> None:
+    """Every process of a job must hold a part of the mesh: it has nothing to run else."""
+    idle = set(range(jax.process_count())) - {device.process_index for device in used}
+    if idle:
+        raise config.InputError(
+            f"mesh: its {len(used)} of {jax.device_count()} devices leave process {min(idle)} of "
+            f"{jax.process_count()} without any; set one axis to -1, or start fewer processes."
+        )
 
 
 def slice_axis(found: Mapping[str, int], slices: int) -> str:

@@ -2,7 +2,7 @@
 
 import collections
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -136,80 +136,110 @@ def run(
     job: Job, state: states.TrainState, write: writers.Writer, request: processes.StopRequest
 ) -> Metrics:
     """All steps that are left."""
-    recipe, values = job.recipe, job.recipe.config
+    recipe = job.recipe
     start = int(jax.device_get(state.step))
-    eval_step = make_eval_step(recipe)
-    trace = meter.Trace(job.folder / "profile", values.profile.start, values.profile.steps)
-    speed = meter.Meter(recipe)
-    last: Metrics = {}
-    pending: collections.deque[tuple[int, Any]] = collections.deque()
+    teller = Teller(job, write, first=start + 1)
 
     def make(at: int) -> dict[str, jax.Array]:
         return pipeline.place(job.batches, at, lambda *_: recipe.batch_sharding)
 
-    def observe(at: int, metrics: Any) -> None:
-        """Looks at a step's metrics; the next one may be running."""
-        found = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if not watch.is_finite(found):
-            if values.nonfinite == "stop":
-                raise watch.stop(
-                    job.folder / "debug" / f"step_{at}",
-                    step=at,
-                    metrics=found,
-                    batch=job.batches.host(at - 1),
-                    params=state.params,
-                    resume=job.checkpoints.latest(),
-                )
-            job.progress.print(f"step {at:,}: loss {found['loss']}, its update was left out")
-        if at % values.log.every == 0 or at in (start + 1, recipe.steps):
-            told = found | speed.read(at, batches.waited_seconds)
-            last.update({f"train/{name}": value for name, value in told.items()})
-            write(at, {f"train/{name}": value for name, value in told.items()})
-
-    def evaluate_due(at: int) -> Metrics:
-        """The evaluations that are due."""
-        due = {
-            name: entry
-            for name, entry in job.evaluations.items()
-            if at == recipe.steps or (entry.every and at % entry.every == 0)
-        }
-        found: Metrics = {}
-        params = states.eval_params(states.eval_parts(state), state.params) if due else None
-        for name, entry in due.items():
-            measured = evaluate(recipe, params, entry, eval_step)
-            found |= {f"{name}/{metric}": value for metric, value in measured.items()}
-        if found:
-            write(at, found)
-            last.update(found)
-            job.progress.print(f"step {at:,}: " + describe(found))
-        return found
-
-    with pipeline.ahead(make, start, recipe.steps) as batches:
+    profile = recipe.config.profile
+    with (
+        pipeline.ahead(make, start, recipe.steps) as batches,
+        meter.Trace(job.folder / "profile", profile.start, profile.steps) as trace,
+    ):
         for at, batch in batches:
-            with trace.step(at):
-                state, metrics = job.step.run(state, batch)
+            state, metrics = trace.step(at, job.step.run, state, batch)
             done = at + 1
-            pending.append((done, metrics))
-            if len(pending) > job.step.ahead:
-                observe(*pending.popleft())
+            teller.ran(done, metrics)
+            teller.look(state, batches.waited_seconds, behind=job.step.ahead)
 
             stop = request.agreed(done)
             save = job.checkpoints.due(done) or done == recipe.steps or stop
-            evaluates = done == recipe.steps or any(
-                entry.every and done % entry.every == 0 for entry in job.evaluations.values()
-            )
-            if save or evaluates:
-                while pending:  # what is no number must not be saved
-                    observe(*pending.popleft())
-                with speed.paused():
-                    measured = evaluate_due(done)
+            due = [entry for entry in job.evaluations.values() if is_due(entry, done, recipe.steps)]
+            if save or due:
+                # What is no number must not be saved.
+                teller.look(state, batches.waited_seconds, behind=0)
+                with teller.speed.paused():
+                    measured = teller.evaluate(done, state, due)
                     if save:
                         job.checkpoints.save(done, state, job.facts, metrics=measured, wait=stop)
             if stop and done < recipe.steps:
                 raise Stopped(request.reason, done)
-    trace.close()
     job.checkpoints.wait()
-    return last
+    return teller.last
+
+
+def is_due(entry: recipes.Evaluation, step: int, steps: int) -> bool:
+    return step == steps or (entry.every > 0 and step % entry.every == 0)
+
+
+class Teller:
+    """Tells of steps and evaluations, and stops the run at what is no number.
+
+    Attributes:
+        last: the last figures of everything told.
+        speed: of the steps.
+        pending: steps that were started and not looked at, with their metrics.
+    """
+
+    def __init__(self, job: Job, write: writers.Writer, *, first: int):
+        self.job, self.write = job, write
+        self.first = first  # step of this process, whose time is that of other things too
+        self.last: Metrics = {}
+        self.speed = meter.Meter(job.recipe)
+        self.pending: collections.deque[tuple[int, Any]] = collections.deque()
+        self.eval_step = make_eval_step(job.recipe)
+
+    def ran(self, step: int, metrics: Any) -> None:
+        """A step has been started."""
+        self.pending.append((step, metrics))
+
+    def look(self, state: states.TrainState, waited_seconds: float, *, behind: int) -> None:
+        """Looks at the metrics of all steps but the last few, which may be under way."""
+        while len(self.pending) > behind:
+            step, metrics = self.pending.popleft()
+            found = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            if not watch.is_finite(found):
+                self.not_finite(step, found, state)
+            recipe = self.job.recipe
+            if step % recipe.config.log.every == 0 or step in (self.first, recipe.steps):
+                found |= self.speed.read(step, waited_seconds)
+                self.tell(step, {f"train/{name}": value for name, value in found.items()})
+
+    def not_finite(self, step: int, found: Metrics, state: states.TrainState) -> None:
+        """Raises it, or says that the update was skipped."""
+        job = self.job
+        if job.recipe.config.nonfinite == "stop":
+            raise watch.stop(
+                job.folder / "debug" / f"step_{step}",
+                step=step,
+                metrics=found,
+                batch=job.batches.host(step - 1),
+                params=state.params,
+                params_step=step + len(self.pending),
+                resume=job.checkpoints.latest(),
+            )
+        job.progress.print(f"step {step:,}: loss {found['loss']}, its update was left out")
+
+    def evaluate(
+        self, step: int, state: states.TrainState, due: Sequence[recipes.Evaluation]
+    ) -> Metrics:
+        """The figures of evaluations, as "NAME/metric"."""
+        if not due:
+            return {}
+        params = states.eval_params(states.eval_parts(state), state.params)
+        found: Metrics = {}
+        for entry in due:
+            measured = evaluate(self.job.recipe, params, entry, self.eval_step)
+            found |= {f"{entry.name}/{metric}": value for metric, value in measured.items()}
+        self.tell(step, found)
+        self.job.progress.print(f"step {step:,}: " + describe(found))
+        return found
+
+    def tell(self, step: int, found: Metrics) -> None:
+        self.last.update(found)
+        self.write(step, found)
 
 
 def draw(recipe: recipes.Recipe, folder: epath.Path) -> None:

@@ -2,13 +2,16 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import jax
 from etils import epath
 
 from bigmodel import costs
 from bigmodel import recipe as recipes
+
+S = TypeVar("S")
 
 
 class Meter:
@@ -58,28 +61,43 @@ def flops_per_token(recipe: recipes.Recipe) -> float | None:
 
 
 class Trace:
-    """Records a window of steps with jax's profiler (for TensorBoard, xprof or Perfetto)."""
+    """Records a window of steps with jax's profiler (for TensorBoard, xprof or Perfetto).
+
+    To be entered around the run: what it has recorded is written however the run ends.
+    """
 
     def __init__(self, folder: epath.Path, start: int, steps: int):
         self.folder, self.window, self.records = folder, range(start, start + steps), False
+        self.last: Any = None  # metrics of the step recorded last
 
-    @contextlib.contextmanager
-    def step(self, at: int) -> Iterator[None]:
-        """Around step `at`; a run that goes on inside the window records what is left of it."""
+    def __enter__(self) -> "Trace":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def step(
+        self, at: int, run: Callable[[S, Any], tuple[S, Any]], state: S, batch: Any
+    ) -> tuple[S, Any]:
+        """`run(state, batch)`; a run that goes on inside the window records what is left of it."""
         if at not in self.window:
-            yield
-            return
+            return run(state, batch)
         if not self.records:
             jax.profiler.start_trace(str(self.folder))
             self.records = True
         with jax.profiler.StepTraceAnnotation("train", step_num=at):
-            yield
+            state, self.last = run(state, batch)
+        metrics = self.last
         if at == self.window[-1]:
             self.close()
+        return state, metrics
 
     def close(self) -> None:
-        """Ends the record, also that of a run that ends inside the window."""
-        if self.records:
-            jax.effects_barrier()
+        """Ends the record, once the steps that are under way have ended."""
+        if not self.records:
+            return
+        try:
+            jax.block_until_ready(self.last)
+        finally:
             jax.profiler.stop_trace()
-            self.records = False
+            self.records, self.last = False, None

@@ -1,14 +1,18 @@
 """One job out of several processes, and signals that ask it to stop."""
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+
+from bigmodel import compat, config
+from bigmodel.checkpoint import agreement
 
 
 def join() -> None:
@@ -53,19 +57,54 @@ def several_cpu_devices() -> bool:
     return forced and os.environ.get("JAX_PLATFORMS", "").startswith("cpu")
 
 
+TURNS = itertools.count()  # in all calls, which are the same on every process
+
+
 def one_first(work: Callable[[], object]) -> None:
-    """Does the work on process 0, then on the others, which find it done on shared storage."""
+    """Does the work on process 0, then on the others, which find it done on shared storage.
+
+    Raises:
+        InputError: the same on all of them, where one could not do it.
+    """
     if jax.process_count() == 1:
         work()
         return
-    from jax.experimental import multihost_utils
+    first = jax.process_index() == 0
+    for mine in (first, not first):
+        with ending_at_once():
+            own = attempt(work) if mine else None
+            compat.wait_for_all(f"turn {next(TURNS)}")
+        if fault := agreement.agreed("" if own is None else told(own)):
+            raise own or config.InputError(fault)
 
-    if jax.process_index() == 0:
+
+@contextlib.contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Within it Ctrl-C ends this process, and jax with it the others.
+
+    Python's own answer would come after the wait for the others, who may wait for this one.
+    """
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def attempt(work: Callable[[], object]) -> Exception | None:
+    """What the work raised, if anything."""
+    try:
         work()
-    multihost_utils.sync_global_devices("process 0 is done")
-    if jax.process_index() != 0:
-        work()
-    multihost_utils.sync_global_devices("all are done")
+    except Exception as error:
+        return error
+    return None
+
+
+def told(error: Exception) -> str:
+    """An error for processes that did not have it."""
+    if isinstance(error, config.InputError):
+        return str(error)
+    return f"process {jax.process_index()} failed with {type(error).__name__}: {error}"
 
 
 class StopRequest:

@@ -33,7 +33,8 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(state.rng, state.step)
         (loss, sums), grads = gradient(state.params, state.frozen, batch, rng)
-        weight = jnp.maximum(sums["weight"], 1.0)  # a batch of nothing but padding changes nothing
+        weight = sums["weight"]
+        weight = jnp.where(weight == 0, 1.0, weight)  # nothing but padding: nothing to change
         grads = trees.scale(grads, 1 / weight)  # per token of the whole mesh, not per shard
 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)

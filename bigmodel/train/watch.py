@@ -28,6 +28,7 @@ def stop(
     metrics: Mapping[str, float],
     batch: Mapping[str, Any],
     params: Any,
+    params_step: int,
     resume: int | None,
 ) -> NonFiniteError:
     """Writes what was seen under `folder`, and says it.
@@ -37,7 +38,7 @@ def stop(
         step: number of the update that went wrong.
         metrics: of that step.
         batch: the rows of that step.
-        params: after it.
+        params: after step `params_step`, which may be a later one: it was under way.
         resume: step of the newest checkpoint, or None.
     """
     bad = nonfinite_leaves(params)
@@ -46,14 +47,14 @@ def stop(
         with (folder / "batch.npz").open("wb") as file:
             np.savez(file, **dict(batch))
         told = {name: repr(float(value)) for name, value in metrics.items()}
-        report = {"step": step, "metrics": told, "nonfinite_parameters": bad}
+        report = {"step": step, "metrics": told, "parameters_after_step": params_step}
+        report["nonfinite_parameters"] = bad
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     seen = ", ".join(f"{name} {metrics[name]}" for name in ("loss", "grad_norm"))
-    where = (
-        f"{len(bad)} parameters are not finite after it, first {next(iter(bad))}"
-        if bad
-        else ("the parameters are still finite")
-    )
+    where = f"after step {params_step} the parameters are still finite"
+    if bad:
+        first = next(iter(bad))
+        where = f"after step {params_step} {len(bad)} parameters are not finite, first {first}"
     kept = f"the newest checkpoint is step {resume}" if resume else "there is no checkpoint yet"
     return NonFiniteError(
         f"step {step}: {seen}; {where}. Its batch and metrics are in {folder}; {kept}. "

@@ -29,6 +29,13 @@ def test_a_mesh_may_leave_devices_unused():
     assert mesh.make({"data": 2}).devices.size == 2
 
 
+def test_a_mesh_that_leaves_a_process_without_devices_is_refused(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)  # all devices are of process 0
+    with pytest.raises(InputError, match="2 of 8 devices leave process 1 of 2 without any"):
+        mesh.make({"data": 2})
+    assert mesh.make({"data": 2}, devices=jax.devices()).devices.size == 2
+
+
 def test_slices_cut_the_first_axis_that_they_divide():
     made = mesh.make({"data": 2, "fsdp": 4}, slices=2)
     ids = np.vectorize(lambda device: device.id)(made.devices)

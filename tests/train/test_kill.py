@@ -66,30 +66,6 @@ def test_a_run_that_is_killed_at_random_moments_ends_bit_for_bit_the_same(undist
     assert runs.checksums(run, STEPS) == runs.checksums(undisturbed / "run", STEPS)
 
 
-# A source that takes its time, and says when it has begun.
-SLOW = (
-    runs.CONFIG.replace(
-        "def get_config():",
-        """import pathlib
-import time
-
-
-def slow():
-    pathlib.Path("STARTED").touch()
-    time.sleep(1000)
-    yield "late"
-
-
-EXTENSIONS = {"source": {"slow": slow}}
-
-
-def get_config():""",
-    )
-    .replace("default_config()", "default_config(extensions=EXTENSIONS)")
-    .replace(f"jsonl:{runs.TEXT}", "slow")
-)
-
-
 @pytest.mark.parametrize(
     ("number", "devices", "status"),
     [(signal.SIGINT, 1, 130), (signal.SIGTERM, 2, -signal.SIGTERM)],
@@ -97,10 +73,8 @@ def get_config():""",
 )
 def test_a_signal_while_data_is_prepared_ends_the_run_at_once(tmp_path, number, devices, status):
     started = tmp_path / "started"
-    runs.write_config(tmp_path, SLOW.replace("STARTED", str(started)))
+    runs.write_config(tmp_path, runs.SLOW.replace("STARTED", str(started)))
     process = runs.start(*arguments(tmp_path, "run"), devices=devices)
-    while not started.exists():
-        assert process.poll() is None
-        time.sleep(0.01)
+    runs.wait_for(started, process)
     process.send_signal(number)
     assert "Traceback" not in runs.finish(process, status)

@@ -84,6 +84,22 @@ def test_a_loss_that_is_no_number_stops_the_run_and_is_written_down(tmp_path):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+@pytest.mark.parametrize(
+    ("kernel", "told"),
+    [
+        ([1.0], "after step 6 the parameters are still"),
+        ([np.nan], "after step 6 1 .* first kernel"),
+    ],
+)
+def test_what_went_wrong_says_after_which_step_the_parameters_were_seen(tmp_path, kernel, told):
+    """One step may be under way while the metrics of the one before it are looked at."""
+    seen = dict(metrics=dict(loss=np.nan, grad_norm=1.0), batch={}, resume=None)
+    params = {"kernel": np.array(kernel)}
+    error = watch.stop(epath.Path(tmp_path), step=5, params=params, params_step=6, **seen)
+    with pytest.raises(watch.NonFiniteError, match=told):
+        raise error
+
+
 @pytest.fixture(params=["local", "bucket"])
 def place(request, tmp_path, monkeypatch):
     """Where a workdir can be."""

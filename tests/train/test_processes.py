@@ -1,6 +1,7 @@
 """One job of several real processes: the numbers do not depend on how many there are."""
 
 import shutil
+import signal
 import socket
 
 import numpy as np
@@ -15,13 +16,12 @@ def port():
         return free.getsockname()[1]
 
 
-def train(folder, name, *, processes, steps, mesh, every=4):
-    """A run on four devices in all, by so many processes, that saves every so many steps."""
+def start(folder, name, *flags, processes):
+    """The processes of a run on four devices in all."""
     coordinator = f"localhost:{port()}"
-    started = [
+    return [
         runs.start(
-            *("train", "--config", folder / "config.py", "--workdir", folder / name),
-            *(f"--config.steps={steps}", f"--config.checkpoint.every={every}", *mesh),
+            *("train", "--config", folder / "config.py", "--workdir", folder / name, *flags),
             devices=4 // processes,
             BIGMODEL_COORDINATOR=coordinator,
             BIGMODEL_PROCESSES=str(processes),
@@ -29,7 +29,12 @@ def train(folder, name, *, processes, steps, mesh, every=4):
         )
         for number in range(processes)
     ]
-    for process in started:
+
+
+def train(folder, name, *, processes, steps, mesh, every=4):
+    """A run by so many processes that saves every so many steps."""
+    flags = (f"--config.steps={steps}", f"--config.checkpoint.every={every}", *mesh)
+    for process in start(folder, name, *flags, processes=processes):
         runs.finish(process)
 
 
@@ -66,3 +71,27 @@ def test_a_run_of_two_processes_goes_on_in_one_on_another_mesh_with_the_same_sam
     assert sorted(moved) == sorted(one)
     assert [moved[step] for step in range(1, 5)] == [one[step] for step in range(1, 5)]
     np.testing.assert_allclose(list(moved.values()), list(one.values()), rtol=1e-5)
+
+
+def test_what_one_process_cannot_read_all_of_them_refuse(tmp_path):
+    runs.write_config(tmp_path)
+    missing = f"--config.data.source=jsonl:{tmp_path / 'missing.jsonl'}"
+    started = start(tmp_path, "run", missing, *FSDP, processes=2)
+    told = {runs.finish(process, 2).splitlines()[-1] for process in started}
+    assert len(told) == 1
+    assert "missing.jsonl" in told.pop()
+
+
+def test_ctrl_c_ends_those_that_wait_for_the_data_as_well(tmp_path):
+    started = tmp_path / "started"
+    runs.write_config(tmp_path, runs.SLOW.replace("STARTED", str(started)))
+    both = start(tmp_path, "run", *FSDP, processes=2)
+    runs.wait_for(started, *both)
+    for process in both:
+        process.send_signal(signal.SIGINT)
+    for process in both:
+        try:
+            process.communicate(timeout=60)
+        finally:
+            process.kill()
+        assert process.returncode  # of the signal, or of jax that has lost the other one

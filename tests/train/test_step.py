@@ -5,13 +5,14 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from bigmodel import recipe as recipes
 from bigmodel import trees
 from bigmodel.data import pipeline
 from bigmodel.sharding import mesh as meshes
-from bigmodel.train import compiled, state
+from bigmodel.train import compiled, state, step
 from tests import runs
 
 
@@ -131,3 +132,20 @@ def test_a_batch_of_padding_changes_nothing_but_decay():
     after, metrics = step_of(optimizer=dict(weight_decay=0.0))(born, empty)
     assert float(metrics["loss"]) == 0.0
     jax.tree.map(np.testing.assert_array_equal, after.params, born.params)
+
+
+@pytest.mark.parametrize("factor", [2.0, 1e-4])
+def test_all_weights_times_a_number_give_the_same_step(factor):
+    def objective(params, batch, rng):
+        loss = jnp.sum(batch["weights"] * (params["kernel"] - batch["targets"]) ** 2)
+        return loss, {"weight": jnp.sum(batch["weights"])}
+
+    optimizer = optax.sgd(0.1)
+    train_step = step.make_train_step(objective, optimizer, lambda _: 0.1)
+    params = {"kernel": jnp.float32(3)}
+    born = state.TrainState(jnp.int32(0), params, {}, optimizer.init(params), rng=jax.random.key(0))
+    batch = {"weights": jnp.array([0.25, 1.0]), "targets": jnp.array([1.0, 2.0])}
+    expected, of_one = train_step(born, batch)
+    after, metrics = train_step(born, batch | {"weights": factor * batch["weights"]})
+    np.testing.assert_allclose(metrics["loss"], of_one["loss"], rtol=1e-6)
+    np.testing.assert_allclose(after.params["kernel"], expected.params["kernel"], rtol=1e-6)
