@@ -17,7 +17,7 @@ VERSION := $(shell $(PYTHON) -c '$(TELL_VERSION)' 2>/dev/null)
 MADE := $(VENV)/made-by-$(VERSION)
 INSTALLED := $(VENV)/installed-by-$(VERSION)$(EXTRA:%=-%)
 
-.PHONY: install quickstart test smoke lint format docs bench
+.PHONY: install quickstart test test-layouts smoke lint format docs bench
 
 install: $(INSTALLED)
 
@@ -41,6 +41,10 @@ quickstart: install
 
 test: install
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+# Every family under every layout; a quarter of an hour.
+test-layouts: install
+	$(BIN)/python -m pytest -n $(JOBS) -m layouts tests/sharding
 
 smoke: install
 	$(BIN)/python -m pytest -m smoke

@@ -1,6 +1,7 @@
 """The law of layouts: a layout changes where numbers live, never what they are."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from bigmodel import recipe as recipes
 from bigmodel.data import pipeline
 from bigmodel.layers import router
 from bigmodel.sharding import mesh as meshes
-from bigmodel.train import compiled, state
+from bigmodel.train import bench, compiled, state
 from tests import runs
 from tests.sharding import layouts
 from tests.sharding.layouts import FAMILIES, LAYOUTS
@@ -20,8 +21,18 @@ RUNS = ("data8", "fsdp8", "data4_fsdp2", "fsdp4_tensor2", "data2_fsdp2_tensor2")
 STEPS = 20
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", LAYOUTS)
+# What each run of the tests has of the third family; the whole product is `make test-layouts`.
+SHORT = ("data8", "expert8", "fsdp2_ring4", "stage2_repeats2", "accumulate4")
+
+
+def of_the_product(family: str, name: str):
+    long = family == "experts_with_room" and name not in SHORT
+    return pytest.param(name, family, marks=[pytest.mark.layouts] * long)
+
+
+@pytest.mark.parametrize(
+    "name, family", [of_the_product(family, name) for family in FAMILIES for name in LAYOUTS]
+)
 def test_loss_and_gradients_do_not_depend_on_the_layout(name, family, capfd, tmp_path):
     wanted = layouts.reference(family)
     born = layouts.restored(layouts.saved_reference(family), layouts.make(family, LAYOUTS[name]))
@@ -99,6 +110,16 @@ one_device = functools.cache(lambda: train({}))
 def test_losses_of_a_run_do_not_depend_on_the_mesh(name, capfd):
     np.testing.assert_allclose(train(LAYOUTS[name]["mesh"]), one_device(), rtol=1e-5)
     assert "Involuntary full rematerialization" not in capfd.readouterr().err
+
+
+@pytest.mark.layouts
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_layout_can_be_measured(name, family):
+    found = bench.bench(layouts.make(family, LAYOUTS[name]).config, steps=1, warmup=1)
+    assert found["devices"] == math.prod(LAYOUTS[name]["mesh"].values())
+    assert np.isfinite(found["loss"])
+    assert (found["pipeline_bubble"] > 0) == ("stage" in LAYOUTS[name]["mesh"])
 
 
 def test_losses_differ_between_steps_so_the_law_can_fail():
