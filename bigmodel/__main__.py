@@ -46,6 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader has left; Python must not find that out again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.filename is None:  # no file's fault
+            raise
+        print(f"bigmodel: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
 
 
 def _run(argv: list[str]) -> int:
@@ -202,7 +207,8 @@ def _inspect(_: Values, loaded: config.Loaded) -> None:
 def _train_tokenizer(values: Values, loaded: config.Loaded) -> None:
     from bigmodel import recipe
 
-    print(recipe.train_tokenizer(loaded, kind=values.kind, size=values.size, out=values.out))
+    chosen = dict(kind=values.kind, size=values.size, out=values.out)
+    print(recipe.train_tokenizer(loaded, **chosen, progress=recipe.preparing()))
 
 
 def _bench(values: Values, loaded: config.Loaded) -> None:

@@ -142,6 +142,7 @@ def parsed(monkeypatch, name, argv):
     [
         (bigmodel.InputError("heads=3: wrong"), 2, "bigmodel: heads=3: wrong"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (PermissionError(13, "Permission denied", "/x/run"), 1, "bigmodel: /x/run: Permission"),
     ],
 )
 def test_how_a_call_ends_is_the_exit_status(folder, monkeypatch, capsys, error, status, words):

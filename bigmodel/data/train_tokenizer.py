@@ -36,24 +36,36 @@ def train_on(
     algorithm: str = "bpe",
     size: int = 8192,
     extensions: Mapping[str, Callable[[], Iterable[Any]]] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> None:
     """`train` on the documents of a source, or of each in a mixture; see `text.open_rows`."""
     names = list(mixture) if mixture else [source]
     found = [sources.find(name, split, field=field, extensions=extensions) for name in names]
-    train(Texts(tuple(found), normalize), path, algorithm=algorithm, size=size)
+    texts = Texts(tuple(found), normalize, progress or (lambda what, done, total: None))
+    train(texts, path, algorithm=algorithm, size=size)
 
 
 @dataclasses.dataclass(frozen=True)
 class Texts:
-    """The normalised texts of sources, to be read as often as one likes."""
+    """The normalised texts of sources, to be read as often as one likes.
+
+    Attributes:
+        found: the sources.
+        normalize: form of the text.
+        progress: is told (what, bytes read, 0).
+    """
 
     found: tuple[sources.Source, ...]
     normalize: str
+    progress: Callable[[str, int, int], None]
 
     def __iter__(self) -> Iterator[str]:
         for source in self.found:
+            read = 0
             for part in source.parts:
-                for text, _, _ in sources.texts(source.read(part), source.split, self.normalize):
+                for text, size, _ in sources.texts(source.read(part), source.split, self.normalize):
+                    read += size
+                    self.progress(source.name, read, 0)
                     yield text
 
 

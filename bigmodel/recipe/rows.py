@@ -177,7 +177,9 @@ def inspect_data(loaded: config.Loaded, progress: Progress | None = None) -> str
     return inspect.describe(open_rows(loaded, "", loaded.config.data.split, progress))
 
 
-def train_tokenizer(loaded: config.Loaded, *, kind: str, size: int, out: str) -> str:
+def train_tokenizer(
+    loaded: config.Loaded, *, kind: str, size: int, out: str, progress: Progress | None = None
+) -> str:
     """Trains a tokenizer on the training split of a config's data, and says where it is.
 
     Args:
@@ -185,6 +187,7 @@ def train_tokenizer(loaded: config.Loaded, *, kind: str, size: int, out: str) ->
         kind: "bpe", "unigram" or "wordpiece".
         size: tokens in the vocabulary.
         out: where the tokenizer.json goes.
+        progress: is told of what is read.
     """
     from bigmodel.data import train_tokenizer as training
 
@@ -200,6 +203,7 @@ def train_tokenizer(loaded: config.Loaded, *, kind: str, size: int, out: str) ->
         algorithm=kind,
         size=size,
         extensions=loaded.extensions.get("source"),
+        progress=progress,
     )
     tokenizer = tokenizers.load(out)
     return f"{out}: {tokenizer.size:,} tokens; use it with --config.data.tokenizer={out}"
