@@ -56,8 +56,10 @@ def evaluate(
 
 
 def add(totals: dict[str, float], sums: dict[str, jax.Array] | None) -> None:
+    """Adds sums that are single numbers; a load of experts is none."""
     for name, value in jax.device_get(sums or {}).items():
-        totals[name] = totals.get(name, 0.0) + float(value)
+        if value.ndim == 0:
+            totals[name] = totals.get(name, 0.0) + float(value)
 
 
 def figures(totals: dict[str, float], bytes_per_target: float) -> dict[str, float]:

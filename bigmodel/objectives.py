@@ -65,7 +65,7 @@ def next_token(
         prices = {"balance": balance_loss, "router_z": router_z_loss, "steering": 1.0}
         loss += sum(prices[name] * value for name, value in routing.items())
         routing = {name: value for name, value in routing.items() if name != "steering"}
-        return loss, sums | routing | {"weight": weights.sum()}
+        return loss, sums | routing | outputs.get("stats", {}) | {"weight": weights.sum()}
 
     return objective
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
+from bigmodel import config
 from bigmodel.layers import experts
 from bigmodel.layers.experts import Compute, Kernels
 from bigmodel.layers.router import Routes
@@ -23,10 +24,19 @@ AXIS = "expert"
 
 def make(mesh: Mesh, table: rules.Rules, *, capacity: float) -> Compute:
     """What runs the experts of a mesh; `capacity` 0 is dropless."""
-    local = with_room if capacity else dropless
+    known = dict(table)
+    cut = tuple(axis for axis in rules.as_tuple(known["experts"]) if mesh.shape[axis] > 1)
+    if cut not in ((), (AXIS,)):
+        raise config.InputError(
+            f"rules: logical axis 'experts' lies on {known['experts']!r}; tokens know how to go "
+            f"over mesh axis {AXIS!r} alone, or None."
+        )
+    plain = experts.with_room if capacity else experts.dropless
     if mesh.size == 1:
-        return experts.with_room if capacity else experts.dropless
-    return functools.partial(on_mesh, local, mesh, dict(table))
+        return plain
+    if not cut:  # each device has all experts: its tokens stay
+        return functools.partial(on_mesh, lambda *given, platform: plain(*given), mesh, known)
+    return functools.partial(on_mesh, with_room if capacity else dropless, mesh, known)
 
 
 def on_mesh(
@@ -35,7 +45,7 @@ def on_mesh(
     """`local` on each device's own tokens and experts.  [B, T, D] -> [B, T, D]
 
     Args:
-        local: (x, chosen, weights, keep, kernels, platform) of a device.
+        local: (x, routes, kernels, platform=...) -> y, of a device.
         mesh: of the run.
         known: its rules.
         x: what goes in, cut as the rules say.
@@ -55,7 +65,8 @@ def on_mesh(
 
     def run(x, chosen, weights, keep, gate, up, down):
         own = Routes(chosen, weights, keep, {}, {})
-        y = local(x, own, kernels._replace(gate=gate, up=up, down=down), platform)
+        own_kernels = kernels._replace(gate=gate, up=up, down=down)
+        y = local(x, own, own_kernels, platform=platform)
         return jax.lax.psum(y, hidden_axes) if hidden_axes else y
 
     mapped = jax.shard_map(
@@ -69,7 +80,7 @@ def on_mesh(
     return mapped(*given, kernels.gate, kernels.up, kernels.down)
 
 
-def with_room(x: jax.Array, routes: Routes, kernels: Kernels, platform: str) -> jax.Array:
+def with_room(x: jax.Array, routes: Routes, kernels: Kernels, *, platform: str) -> jax.Array:
     """Each device's slots of all experts to those who have them, and back."""
     n = jax.lax.axis_size(AXIS)
     slots = experts.Slots.of(routes, kernels.gate.shape[0] * n, kernels.room)
@@ -79,7 +90,7 @@ def with_room(x: jax.Array, routes: Routes, kernels: Kernels, platform: str) -> 
     return experts.weighed(slots.back(y), routes)
 
 
-def dropless(x: jax.Array, routes: Routes, kernels: Kernels, platform: str) -> jax.Array:
+def dropless(x: jax.Array, routes: Routes, kernels: Kernels, *, platform: str) -> jax.Array:
     """Each device's tokens, sorted by expert, to those who have them, and back.
 
     What a device may get is not known before: there is room for all tokens of all devices that

@@ -121,7 +121,8 @@ def check_context(mesh: Mesh, known: Mapping[str, Any], fields: Mapping[str, Any
     if fields["context_attention"] == "all_to_all" and fields["heads"] % (n * tensor):
         raise config.InputError(
             f"model.heads = {fields['heads']} does not divide over mesh.context x tensor = {n} x "
-            f"{tensor}, as model.context_attention = 'all_to_all' cuts them; 'ring' does not."
+            f"{tensor}, as model.context_attention = 'all_to_all' cuts them; multiples of "
+            f"{n * tensor} do, or 'ring', which cuts none."
         )
 
 

@@ -63,7 +63,7 @@ def make(
     devices = jax.devices() if devices is None else list(devices)
     found = sizes(wanted, len(devices))
     shape = tuple(found.values())
-    used = devices[: math.prod(shape)]
+    used = of_slices(devices, math.prod(shape), slices)
     if everywhere:
         check_processes(used)
     if slices > 1:
@@ -83,6 +83,22 @@ def make(
     return jax.sharding.Mesh(array, tuple(found), axis_types=axis_types)
 
 
+def of_slices(devices: Sequence[jax.Device], wanted: int, slices: int) -> list[jax.Device]:
+    """The devices that a mesh takes: as many of each slice, where the hardware has slices."""
+    by_slice: dict[int, list[jax.Device]] = {}
+    for device in devices:
+        by_slice.setdefault(getattr(device, "slice_index", 0), []).append(device)
+    if devices[0].platform == "tpu" and len(by_slice) != slices:
+        raise config.InputError(
+            f"mesh_slices = {slices}: the {len(devices)} TPU devices here are of {len(by_slice)} "
+            f"slices; allowed is {len(by_slice)}."
+        )
+    if len(by_slice) != slices:
+        return list(devices[:wanted])
+    each = wanted // slices
+    return [device for number in sorted(by_slice) for device in by_slice[number][:each]]
+
+
 def check_processes(used: Sequence[jax.Device]) -> None:
     """Every process of a job must hold a part of the mesh: it has nothing to run else."""
     idle = set(range(jax.process_count())) - {device.process_index for device in used}
@@ -99,7 +115,10 @@ def slice_axis(found: Mapping[str, int], slices: int) -> str:
         if size % slices == 0:
             return axis
     shown = ", ".join(f"{axis} {size}" for axis, size in found.items())
-    raise config.InputError(f"mesh_slices = {slices} divides no axis of the mesh ({shown})")
+    raise config.InputError(
+        f"mesh_slices = {slices} divides no axis of the mesh ({shown}); make one a multiple of "
+        f"it, at best {AXES[0]!r}."
+    )
 
 
 @contextlib.contextmanager

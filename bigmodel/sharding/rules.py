@@ -62,7 +62,13 @@ REPLICATED: Rules = tuple(
 # ZeRO-1 (Rajbhandari et al. 2019, arXiv:1910.02054): parameters as in FSDP_TENSOR; what the
 # optimizer keeps, and so its update, is cut over "data" besides. A row "optimizer/AXIS" is that of
 # AXIS in the optimizer's state.
-ZERO1: Rules = changed(FSDP_TENSOR, **{"optimizer/embed": ("fsdp", "expert", "context", "data")})
+ZERO1: Rules = changed(
+    FSDP_TENSOR,
+    **{
+        "optimizer/embed": ("fsdp", "expert", "context", "data"),
+        "optimizer/expert_embed": ("fsdp", "context", "data"),
+    },
+)
 
 RULES = {
     "fsdp_tensor": FSDP_TENSOR,

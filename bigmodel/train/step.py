@@ -13,7 +13,6 @@ from bigmodel.train.state import TrainState
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
-ROUTING = ("balance", "router_z")  # of a mixture of experts, where there is one
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
@@ -47,10 +46,26 @@ def make_train_step(
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
             "weight": sums["weight"],
         }
-        metrics |= {name: sums[name] / weight for name in ROUTING if name in sums}
+        if "load" in sums:
+            metrics |= routing(sums, weight)
         return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
     return train_step
+
+
+def routing(sums: Metrics, weight: jax.Array) -> Metrics:
+    """What a mixture of experts did in a step, out of sums over its tokens.
+
+    The losses are means over tokens; `busiest_expert` is the largest load by the mean one, and
+    `dropped` the share of choices that found no room.
+    """
+    load = sums["load"]
+    return {
+        "balance": sums["balance"] / weight,
+        "router_z": sums["router_z"] / weight,
+        "busiest_expert": load.max() / jnp.maximum(load.mean(), 1.0),
+        "dropped": sums["dropped"] / jnp.maximum(load.sum(), 1.0),
+    }
 
 
 def accumulated(gradient: Callable[..., Any], times: int) -> Callable[..., Any]:

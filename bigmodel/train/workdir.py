@@ -114,7 +114,7 @@ BINDING = {
 # Of those, what may change: where and how numbers are computed, not which.
 FREE = (
     *("model.dtype", "model.remat", "model.remat_save", "model.remat_offload", "model.scan"),
-    *("model.attention", "data.cache_dir", "data.workers"),
+    *("model.attention", "model.context_attention", "data.cache_dir", "data.workers"),
     *(
         "optimizer.clip",
         "optimizer.offload",

@@ -48,6 +48,14 @@ REFUSED = {
         dict(mesh=dict(context=8), model=dict(context_attention="all_to_all")),
         r"model.heads = 4 does not divide over mesh.context x tensor = 8 x 1.*'ring'",
     ),
+    "experts_on_another_axis": (
+        dict(
+            model=dict(experts=4, expert_hidden=32),
+            mesh=dict(fsdp=2),
+            extra_rules=(("experts", "fsdp"), ("expert_embed", None)),
+        ),
+        "'experts' lies on 'fsdp'; .*'expert' alone, or None",
+    ),
     "slices": (dict(mesh=dict(fsdp=8), mesh_slices=3), "mesh_slices = 3 divides no axis"),
     "table": (dict(rules="sequences"), r"rules = 'sequences'.*Did you mean \"sequence\""),
     "unknown_mesh_axis": (

@@ -43,6 +43,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     ),
     # other tables of rules
     "replicated": dict(mesh=dict(data=8), rules="replicated"),
+    "replicated_expert": dict(mesh=dict(expert=4), rules="replicated"),
     "zero1": dict(mesh=dict(data=4, fsdp=2), rules="zero1"),
     "sequence": dict(mesh=dict(fsdp=4, tensor=2), rules="sequence"),
     "sequence_ring2": dict(mesh=dict(fsdp=2, context=2, tensor=2), rules="sequence"),
@@ -58,6 +59,10 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "stage2_expert2": dict(mesh=dict(stage=2, expert=2), model=dict(remat="full")),
     # a batch in parts, and layers that are recomputed
     "accumulate4": dict(mesh=dict(fsdp=2, tensor=2), accumulate=4),
+    "offload": dict(
+        mesh=dict(fsdp=2),
+        model=dict(remat="names", remat_save=("attention",), remat_offload=("residual",)),
+    ),
     "remat_ring2": dict(mesh=dict(fsdp=2, context=2), model=dict(remat="full")),
 }
 

@@ -1,5 +1,7 @@
 """Meshes and rules: sizes, slices, and what they refuse."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,6 +62,25 @@ def test_impossible_sizes_are_refused_by_name(sizes, told):
 def test_slices_that_divide_no_axis_are_refused():
     with pytest.raises(InputError, match="mesh_slices = 3"):
         mesh.make({"data": 8}, slices=3)
+
+
+class Tpu(NamedTuple):
+    """As much of a device as a choice of devices looks at."""
+
+    id: int
+    slice_index: int
+    platform: str = "tpu"
+
+
+def test_a_mesh_takes_as_many_devices_of_each_slice():
+    devices = [Tpu(n, n // 4) for n in range(8)]
+    assert [device.id for device in mesh.of_slices(devices, 4, 2)] == [0, 1, 4, 5]
+
+
+@pytest.mark.parametrize("slices", [1, 4])
+def test_slices_other_than_those_that_are_there_are_refused(slices):
+    with pytest.raises(InputError, match=f"mesh_slices = {slices}: .* 2 slices; allowed is 2"):
+        mesh.of_slices([Tpu(n, n // 4) for n in range(8)], 8, slices)
 
 
 def test_a_row_of_the_config_goes_over_the_table():
