@@ -11,10 +11,18 @@ import pytest
 from flax import linen as nn
 
 from bigmodel import costs, objectives, trees
-from bigmodel.layers import attention, feedforward
+from bigmodel.layers import attention, experts, feedforward
 from bigmodel.models import decoder
 
 SMALL: dict[str, Any] = dict(vocab=96, width=32, layers=3, heads=4, length=16, dtype="float32")
+MIXTRAL: dict[str, Any] = dict(
+    **dict(norm="rms", bias=False, position="rope", feedforward="swiglu", hidden=56, kv_heads=2),
+    **dict(tied=False, experts=8, experts_per_token=2),
+)
+LATENT: dict[str, Any] = dict(
+    **dict(norm="rms", bias=False, position="rope", kv_rank=12, query_rank=20, rope_dim=4),
+    **dict(head_dim=6, tied=False),
+)
 DECODERS: dict[str, dict[str, Any]] = {
     "gpt": {},
     "gpt, unrolled": dict(scan=False),
@@ -33,6 +41,14 @@ DECODERS: dict[str, dict[str, Any]] = {
     ),
     "post-norm": dict(norm_placement="post", position="sinusoidal", qk_norm="layer", tied=False),
     "large vocabulary": dict(vocab=1000, tied=False, feedforward="relu_squared"),
+    "mixtral": MIXTRAL,
+    "mixtral with room": MIXTRAL | dict(expert_capacity=1.5, compute_experts=experts.with_room),
+    "qwen experts": MIXTRAL | dict(expert_hidden=24, experts_per_token=3, qk_norm="rms"),
+    "latent attention": LATENT | dict(feedforward="swiglu"),
+    "deepseek": MIXTRAL
+    | LATENT
+    | dict(kv_heads=0, expert_hidden=24, shared_experts=2, dense_layers=1, router="sigmoid")
+    | dict(router_balance=True, expert_groups=2, expert_groups_per_token=1),
 }
 
 

@@ -168,8 +168,7 @@ def test_values_of_another_width_are_weighed_alike_by_every_implementation(V, K)
     q, k, v, _ = draw(K, 4, V)
     wanted = value_and_gradient(attention.reference, K, V)
     assert wanted[0].shape == (B, T, H, V)
-    # Values do not know of each other: cut or filled up to the width of the queries they are weighed
-    # as the paper has it.
+    # Values do not know of each other: cut or filled up to the queries' width they weigh the same.
     of_queries = np.pad(v, [(0, 0)] * 3 + [(0, 2)])[..., :4]
     square = attention.reference(q, k, of_queries, SEGMENTS, window=4)
     n = min(V, 4)
