@@ -224,6 +224,8 @@ def flops_of(equation: Any) -> float:
         shape = equation.invars[0].aval.shape
         summed = math.prod(shape[axis] for axis in contracted)
         return 2.0 * math.prod(equation.outvars[0].aval.shape) * summed
+    if name == "ragged_dot_general":
+        return ragged_flops(equation)
     if name == "cond":
         return max(map(jaxpr_flops, params["branches"]))
     if name == "pallas_call":
@@ -232,6 +234,15 @@ def flops_of(equation: Any) -> float:
     if name == "shard_map":  # its shapes are one device's
         times = math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
     return times * sum(jaxpr_flops(inner) for inner in params.values() if hasattr(inner, "eqns"))
+
+
+def ragged_flops(equation: Any) -> float:
+    """Of a product whose groups of rows have kernels of their own: each row goes through one."""
+    rows, kernels = (equation.invars[i].aval.shape for i in range(2))
+    numbers = equation.params["ragged_dot_dimension_numbers"]
+    (_, contracted), (_, batch) = numbers.dot_dimension_numbers
+    shared = {*contracted, *batch, *numbers.rhs_group_dimensions}
+    return 2.0 * math.prod(rows) * math.prod(n for i, n in enumerate(kernels) if i not in shared)
 
 
 def memory(compiled: Any) -> dict[str, int]:

@@ -11,10 +11,18 @@ import pytest
 from flax import linen as nn
 
 from bigmodel import costs, objectives, trees
-from bigmodel.layers import attention, feedforward
+from bigmodel.layers import attention, experts, feedforward
 from bigmodel.models import decoder
 
 SMALL: dict[str, Any] = dict(vocab=96, width=32, layers=3, heads=4, length=16, dtype="float32")
+MIXTRAL: dict[str, Any] = dict(
+    **dict(norm="rms", bias=False, position="rope", feedforward="swiglu", hidden=56, kv_heads=2),
+    **dict(tied=False, experts=8, experts_per_token=2),
+)
+LATENT: dict[str, Any] = dict(
+    **dict(norm="rms", bias=False, position="rope", kv_rank=12, query_rank=20, rope_dim=4),
+    **dict(head_dim=6, tied=False),
+)
 DECODERS: dict[str, dict[str, Any]] = {
     "gpt": {},
     "gpt, unrolled": dict(scan=False),
@@ -33,6 +41,15 @@ DECODERS: dict[str, dict[str, Any]] = {
     ),
     "post-norm": dict(norm_placement="post", position="sinusoidal", qk_norm="layer", tied=False),
     "large vocabulary": dict(vocab=1000, tied=False, feedforward="relu_squared"),
+    "mixtral": MIXTRAL,
+    "mixtral with room": MIXTRAL | dict(expert_capacity=1.0, compute_experts=experts.with_room),
+    # Wide enough that the weighing of their outputs, which is not counted, is small beside them.
+    "qwen experts": MIXTRAL | dict(expert_hidden=48, experts_per_token=3, qk_norm="rms"),
+    "latent attention": LATENT | dict(feedforward="swiglu"),
+    "deepseek": MIXTRAL
+    | LATENT
+    | dict(kv_heads=0, expert_hidden=24, shared_experts=2, dense_layers=1, router="sigmoid")
+    | dict(router_balance=True, expert_groups=2, expert_groups_per_token=1),
 }
 
 
@@ -99,6 +116,16 @@ def test_gpt3_takes_the_published_flops():
     assert 3e11 * costs.train_flops(gpt3, length=2048).products == pytest.approx(3.14e23, rel=0.01)
 
 
+def test_deepseek_v3_has_its_published_parameters_and_uses_its_published_share():
+    # DeepSeek-AI 2024, arXiv:2412.19437, section 4.2: 671 billion, 37 billion for each token.
+    sizes = dict(vocab=129_280, width=7168, layers=61, heads=128, hidden=18_432, head_dim=128)
+    latent = dict(LATENT, kv_rank=512, query_rank=1536, rope_dim=64, feedforward="swiglu")
+    chosen = dict(experts=256, experts_per_token=8, shared_experts=1, expert_hidden=2048)
+    fields = fields_of(**{**latent, **sizes, **chosen}, dense_layers=3, router_balance=True)
+    assert costs.parameters(fields) == pytest.approx(671e9, rel=1e-3)
+    assert costs.train_flops(fields, length=4096).products == pytest.approx(6 * 37e9, rel=0.02)
+
+
 def test_an_unknown_convention_is_refused():
     with pytest.raises(ValueError, match="causal, full"):
         costs.train_flops(fields_of(), length=8, convention="half")
@@ -114,6 +141,12 @@ def test_a_traced_program_counts_loops_branches_and_devices():
     def branched(x):
         return jax.lax.cond(x[0, 0] > 0, lambda x: x @ x @ x, lambda x: x, x)
 
+    def ragged(x):
+        sizes = jnp.array([3, 0, 5])
+        return jax.value_and_grad(lambda x: jax.lax.ragged_dot(x, jnp.stack([x] * 3), sizes).sum())(
+            x
+        )
+
     def again(x):
         return jax.value_and_grad(lambda x: jax.checkpoint(lambda x: jnp.sin(x @ x))(x).sum())(x)
 
@@ -123,6 +156,7 @@ def test_a_traced_program_counts_loops_branches_and_devices():
 
     assert costs.jaxpr_flops(jax.make_jaxpr(scanned)(x)) == 5 * once
     assert costs.jaxpr_flops(jax.make_jaxpr(jax.jit(branched))(x)) == 2 * once
+    assert costs.jaxpr_flops(jax.make_jaxpr(ragged)(x)) == 3 * once  # each row through one of them
     assert costs.jaxpr_flops(jax.make_jaxpr(again)(x)) == 4 * once  # forward twice, backward two
     assert costs.jaxpr_flops(jax.make_jaxpr(sharded)(x)) == 4 * (2 * 2 * 2 * 8)
 

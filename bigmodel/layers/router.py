@@ -49,7 +49,8 @@ class Router(nn.Module):
         capacity: 0: room for all; else an expert takes of each row at most this many times its
             even share, the earlier tokens first.
         initializer: of the kernel.
-        param_dtype: dtype of the parameters; the arithmetic is float32.
+        param_dtype: dtype of the kernel; the bias, which moves by little, and the arithmetic are
+            float32.
     """
 
     experts: int

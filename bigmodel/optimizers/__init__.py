@@ -89,11 +89,10 @@ def balanced(optimizer: optax.GradientTransformation) -> optax.GradientTransform
     enters no norm and no moment.
     """
 
-    def is_balance(path: str) -> bool:
-        return path.split("/")[-1] == "balance"
-
     def update(updates, state, params):
-        rest = trees.map_with_path(lambda p, g: g * 0 if is_balance(p) else g, updates)
+        rest = trees.map_with_path(
+            lambda path, g: jnp.zeros_like(g) if is_balance(path) else g, updates
+        )
         steps, state = optimizer.update(rest, state, params)
 
         def choose(path, step, gradient):
@@ -102,6 +101,10 @@ def balanced(optimizer: optax.GradientTransformation) -> optax.GradientTransform
         return trees.map_with_path(choose, steps, updates), state
 
     return optax.GradientTransformation(optimizer.init, update)
+
+
+def is_balance(path: str) -> bool:
+    return path.split("/")[-1] == "balance"
 
 
 def clip_by_global_norm(largest: float) -> optax.GradientTransformation:
@@ -151,9 +154,13 @@ def eval_params(opt_state: optax.OptState, params: optax.Params) -> optax.Params
     """The parameters to evaluate with: schedule-free's average, else `params` themselves.
 
     Schedule-free optimizers take gradients at y, between the average x and the fast iterate z; x is
-    what they promise to be good (Defazio et al. 2024, arXiv:2405.15682).
+    what they promise to be good (Defazio et al. 2024, arXiv:2405.15682). A balance bias has no z.
     """
+
+    def choose(path, average, param):
+        return param if is_balance(path) else average.astype(param.dtype)
+
     for node in schedule_free_states(opt_state):
         average = optax.contrib.schedule_free_eval_params(node, params)
-        return jax.tree.map(lambda x, y: x.astype(y.dtype), average, params)
+        return trees.map_with_path(choose, average, params)
     return params

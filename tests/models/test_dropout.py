@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from bigmodel import trees
 from bigmodel.layers import attention
 from tests.models.variants import (
     VOCAB,
@@ -14,6 +15,7 @@ from tests.models.variants import (
     make,
     outputs_of,
     params,
+    shapes,
 )
 from tests.quick import jit
 
@@ -77,3 +79,18 @@ def test_each_layer_draws_masks_of_its_own():
         return apply(silent | {"feedforward": feedforward})
 
     assert np.abs(only(0) - only(1)).max() > 0.1
+
+
+def test_dense_layers_before_experts_draw_masks_of_their_own():
+    """Two stacks of one layer, in which one at a time adds ones."""
+    model = make("mixtral", dropout=0.5, bias=True, dense_layers=1)
+    silent = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes(model))
+    silent |= {"final_norm": {"scale": np.ones(WIDTH, np.float32)}}
+    apply = jit(lambda params: model.apply(params, batch(), {"dropout": jax.random.key(0)}))
+
+    def only(stack):
+        one = lambda path, leaf: leaf + (path == f"{stack}/attention/out/bias")  # noqa: E731
+        return apply(trees.map_with_path(one, silent))["hidden"]
+
+    assert np.abs(only("layers")).max() > 0.1
+    assert np.abs(only("layers") - only("dense_layers")).max() > 0.1

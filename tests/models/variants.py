@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from flax.core import meta
 
+from bigmodel.layers import experts
 from bigmodel.models import decoder
 from tests.quick import jit
 
@@ -14,6 +15,7 @@ SMALL = dict(vocab=VOCAB, width=WIDTH, heads=4, hidden=24, layers=2, length=T, d
 LLAMA = dict(norm="rms", position="rope", feedforward="swiglu", bias=False, tied=False, kv_heads=2)
 GEMMA = dict(norm="rms", norm_offset=1.0, norm_placement="both", position="rope", bias=False)
 GEMMA |= dict(feedforward="geglu", embed_scale=True, kv_heads=2, head_dim=8, layers=4, window=4)
+MIXTRAL = LLAMA | dict(experts=4, router_normalize=True)
 
 VARIANTS = {
     "gpt": {},
@@ -29,6 +31,12 @@ VARIANTS = {
     "original": dict(norm_placement="post", position="sinusoidal", feedforward="relu"),
     "multi_query": dict(kv_heads=1, feedforward="relu_squared", norm_bias=False, bias=False),
     "no_positions": dict(position="none", qk_norm="layer", feedforward="reglu"),
+    "mixtral": MIXTRAL,
+    "mixtral_room": MIXTRAL | dict(expert_capacity=1.0, compute_experts=experts.with_room),
+    "deepseek": dict(norm="rms", position="rope", feedforward="swiglu", bias=False, tied=False)
+    | dict(kv_rank=6, query_rank=10, rope_dim=4, head_dim=6, layers=3, dense_layers=1)
+    | dict(experts=8, experts_per_token=3, expert_hidden=8, shared_experts=1, router="sigmoid")
+    | dict(router_balance=True, router_scale=2.5, expert_groups=4, expert_groups_per_token=2),
 }
 
 
@@ -57,13 +65,13 @@ def params(name):
 def gradient_program(model):
     """(params, batch, weights of hidden [B, T, D], of logits [B, T, V], key) -> grads, outputs.
 
-    The gradient is that of the weighted sum of both.
+    The gradient is that of the weighted sum of both, and of what steers a balance bias.
     """
 
     def loss(params, batch, of_hidden, of_logits, key=None):
         outputs = model.apply(params, batch, None if key is None else {"dropout": key})
         total = (outputs["hidden"] * of_hidden).sum() + (outputs["logits"] * of_logits).sum()
-        return total, outputs
+        return total + outputs.get("losses", {}).get("steering", 0.0), outputs
 
     return jit(jax.grad(loss, has_aux=True))
 

@@ -11,6 +11,7 @@ import pytest
 from bigmodel import optimizers
 from bigmodel.config import InputError
 from bigmodel.optimizers import OPTIMIZERS, SCHEDULES, make
+from tests.quick import jit
 
 RATE = 0.05
 
@@ -58,6 +59,70 @@ def test_clipped_adamw_is_three_loops_a_parameter():
     made = re.findall(r"= f32\[64,129\]\S* (\w+)\(", entry)
     assert made.count("fusion") <= 3  # two moments and the parameter
     assert set(made) <= {"fusion", "parameter"}
+
+
+BALANCED_AXES = {
+    "up": {"kernel": ("layers", "embed", "mlp")},
+    "router": {"balance": ("layers", "router"), "kernel": ("layers", "embed", "router")},
+}
+SHAPES = {"up": {"kernel": (2, 8, 6)}, "router": {"balance": (2, 4), "kernel": (2, 8, 4)}}
+
+
+def some(seed):
+    draw = np.random.default_rng(seed)
+    is_shape = lambda node: isinstance(node, tuple)  # noqa: E731
+    one = lambda shape: draw.normal(size=shape).astype(np.float32)  # noqa: E731
+    return jax.tree.map(one, SHAPES, is_leaf=is_shape)
+
+
+def with_balance(tree, balance):
+    return tree | {"router": tree["router"] | {"balance": np.float32(balance)}}
+
+
+# Strong enough to be the whole of a norm that it enters, and with a zero: neither more nor less.
+STRONG = 1e18 * np.array([[1, -2, 0, 3e-20], [-1e-30, 5, 0, -1]])
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_balance_bias_moves_against_its_sign_and_nothing_else_feels_it(name):
+    optimizer = make(OPTIMIZERS[name], constant(), BALANCED_AXES, clip=0.5)
+    update = jit(optimizer.update)
+
+    def run(balance):
+        params, found = some(0), []
+        state = optimizer.init(params)
+        for seed in (1, 2):
+            updates, state = update(with_balance(some(seed), balance), state, params)
+            params = jax.tree.map(np.add, params, updates)
+            found.append(updates)
+        return found, state, params
+
+    steps, state, params = run(STRONG)
+    quiet, quiet_state, _ = run(0 * STRONG)
+    for step, other in zip(steps, quiet, strict=True):
+        wanted = -optimizers.BALANCE_RATE * np.sign(STRONG)
+        np.testing.assert_allclose(step["router"]["balance"], wanted, rtol=1e-6)
+        assert not np.any(other["router"]["balance"])
+        step, other = (with_balance(updates, 0) for updates in (step, other))
+        jax.tree.map(np.testing.assert_array_equal, step, other)
+        assert np.abs(step["up"]["kernel"]).max() > 0
+    jax.tree.map(np.testing.assert_array_equal, state, quiet_state)
+    evaluated = optimizers.eval_params(state, params)["router"]["balance"]
+    np.testing.assert_array_equal(evaluated, params["router"]["balance"])
+
+
+def test_other_parameters_are_clipped_and_moved_as_if_there_were_no_balance_bias():
+    def run(keep):
+        axes, params, gradient = map(keep, (BALANCED_AXES, some(0), some(1)))
+        optimizer = make(OPTIMIZERS["adamw"], constant(), axes, clip=0.5, eps=0.1)
+        updates, _ = jit(optimizer.update)(gradient, optimizer.init(params), params)
+        return updates
+
+    def without(tree):
+        return tree | {"router": {"kernel": tree["router"]["kernel"]}}
+
+    found, alone = without(run(dict)), run(without)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, alone)
 
 
 def test_a_negative_clip_is_refused():
