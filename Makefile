@@ -17,7 +17,7 @@ VERSION := $(shell $(PYTHON) -c '$(TELL_VERSION)' 2>/dev/null)
 MADE := $(VENV)/made-by-$(VERSION)
 INSTALLED := $(VENV)/installed-by-$(VERSION)$(EXTRA:%=-%)
 
-.PHONY: install quickstart test smoke lint format docs bench
+.PHONY: install quickstart test test-tpu smoke lint format docs bench
 
 install: $(INSTALLED)
 
@@ -41,6 +41,10 @@ quickstart: install
 
 test: install
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+# Programs for TPUs that are not here, up to their schedule: what they move and hold.
+test-tpu: install
+	$(BIN)/python -m pytest -m "tpu or not tpu" tests/sharding/test_programs.py
 
 smoke: install
 	$(BIN)/python -m pytest -m smoke
