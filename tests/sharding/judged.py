@@ -19,17 +19,22 @@ from bigmodel.sharding import mesh as meshes
 from bigmodel.sharding import rules
 from tests.sharding import by_hand
 
-# Kernels and activations weigh about as much, so that no one of them hides the others.
-SIZES = dict(vocab=8192, width=1024, layers=2, heads=8, kv_heads=8, head_dim=128, hidden=4096)
-LENGTH, BATCH = 512, 16
+# Kernels and activations weigh about as much, so that none of them hides the others, and so much
+# that the memory figure does not hang on what the compiler keeps in the chip's 128 MiB of VMEM.
+SIZES = dict(vocab=16384, width=2048, layers=2, heads=16, kv_heads=16, head_dim=128, hidden=8192)
+LENGTH, BATCH = 1024, 64
 PLAIN = dict(norm="rms", position="none", feedforward="swiglu", bias=False, tied=False, dropout=0.0)
-EXPERTS = dict(experts=8, experts_per_token=2, expert_hidden=1024)
+EXPERTS = dict(experts=8, experts_per_token=2, expert_hidden=2048)
 
 # name -> what of the config it changes
 LAYOUTS: dict[str, dict[str, Any]] = {
     "fsdp8": dict(mesh=dict(fsdp=8)),
     "fsdp2_tensor4": dict(mesh=dict(fsdp=2, tensor=4)),
-    "fsdp2_context4": dict(mesh=dict(fsdp=2, context=4), length=2048, batch=4),
+    "fsdp2_context4": dict(mesh=dict(fsdp=2, context=4), length=8192, batch=8),
+    "fsdp2_all_to_all4": dict(
+        mesh=dict(fsdp=2, context=4), model=dict(context_attention="all_to_all")
+    ),
+    "slices2_context4": dict(mesh=dict(data=2, context=4), mesh_slices=2, topology="v5e:2x2"),
     "fsdp2_expert4": dict(mesh=dict(fsdp=2, expert=4), model=EXPERTS),
     "fsdp2_expert4_room": dict(
         mesh=dict(fsdp=2, expert=4), model=EXPERTS | dict(expert_capacity=1.25)

@@ -17,6 +17,8 @@ HELD = {
     "fsdp8": ("all-gather", "reduce-scatter", "splash_mha_fwd", "splash_mha_dkv"),
     "fsdp2_tensor4": ("all-gather", "all-reduce", "splash_mha_fwd"),
     "fsdp2_context4": ("collective-permute", "splash_mha_fwd", "splash_mha_dkv"),
+    "fsdp2_all_to_all4": ("all-to-all", "splash_mha_fwd", "splash_mha_dkv"),
+    "slices2_context4": ("collective-permute", "all-reduce", "splash_mha_fwd"),
     "fsdp2_expert4": ("ragged-all-to-all", "splash_mha_fwd"),
     "fsdp2_expert4_room": ("all-to-all", "splash_mha_fwd"),
     "slices2_expert2": ("ragged-all-to-all", "all-reduce", "splash_mha_fwd"),
