@@ -17,7 +17,7 @@ VERSION := $(shell $(PYTHON) -c '$(TELL_VERSION)' 2>/dev/null)
 MADE := $(VENV)/made-by-$(VERSION)
 INSTALLED := $(VENV)/installed-by-$(VERSION)$(EXTRA:%=-%)
 
-.PHONY: install quickstart test test-layouts smoke lint format docs bench
+.PHONY: install quickstart test test-layouts test-tpu smoke lint format docs bench
 
 install: $(INSTALLED)
 
@@ -45,6 +45,10 @@ test: install
 # Every family under every layout; a quarter of an hour.
 test-layouts: install
 	$(BIN)/python -m pytest -n $(JOBS) -m layouts tests/sharding
+
+# Programs for TPUs that are not here, up to their schedule: what they move and hold.
+test-tpu: install
+	$(BIN)/python -m pytest -m "tpu or not tpu" tests/sharding/test_programs.py
 
 smoke: install
 	$(BIN)/python -m pytest -m smoke

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from bigmodel.layers.attention import MASKED, visible
 
 Part = tuple[jax.Array, jax.Array]  # output [B, T, H, C] float32, log sum exp [B, T, H] float32
+NOTHING = 2 * MASKED  # log sum exp over no key
 QUERIES = 1024  # whose scores exist at one time
 
 
@@ -48,7 +49,7 @@ class Parts(Protocol):
 def nothing(q: jax.Array, v: jax.Array) -> Part:
     """The part without a key: it weighs nothing in `join`."""
     shape = q.shape[:3]
-    return jnp.zeros((*shape, v.shape[-1]), jnp.float32), jnp.full(shape, 2 * MASKED, jnp.float32)
+    return jnp.zeros((*shape, v.shape[-1]), jnp.float32), jnp.full(shape, NOTHING, jnp.float32)
 
 
 def join(a: Part, b: Part) -> Part:

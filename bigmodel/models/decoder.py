@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from bigmodel.layers import attention, block, dropout, positions, stack
 from bigmodel.layers import experts as expert_layers
-from bigmodel.layers.linear import Einsum, Table
+from bigmodel.layers.linear import Einsum, Table, gathered, product_in_float32
 from bigmodel.models import transformer
 from bigmodel.models.handle import Batch, Model, Outputs, Params
 
@@ -279,21 +279,18 @@ def make(**fields) -> Model:
     def head(params: Params) -> Params:
         if decoder.tied:
             table = params["embed"]["table"].astype(dtype)
-            return {"embed": {"table": nn.with_logical_constraint(table, ("vocab", None))}}
+            return {"embed": {"table": gathered(table, ("vocab", "embed"))}}
         kernel = params["head"]["kernel"].astype(dtype)
-        return {"head": {"kernel": nn.with_logical_constraint(kernel, (None, "vocab"))}}
+        return {"head": {"kernel": gathered(kernel, ("embed", "vocab"))}}
 
     def unembed(params: Params, hidden: jax.Array) -> jax.Array:
         hidden = hidden.astype(dtype)
-        f32 = dict(preferred_element_type=jnp.float32)
         if decoder.tied:
-            logits = jnp.einsum(
-                "...D,VD->...V", hidden, params["embed"]["table"].astype(dtype), **f32
-            )
+            table = params["embed"]["table"].astype(dtype)
+            logits = product_in_float32("...D,VD->...V", hidden, table)
         else:
-            logits = jnp.einsum(
-                "...D,DV->...V", hidden, params["head"]["kernel"].astype(dtype), **f32
-            )
+            kernel = params["head"]["kernel"].astype(dtype)
+            logits = product_in_float32("...D,DV->...V", hidden, kernel)
         if decoder.logit_softcap:
             logits = decoder.logit_softcap * jnp.tanh(logits / decoder.logit_softcap)
         return logits

@@ -228,9 +228,11 @@ def forward(ring: Ring, q, k, v, segments, kv_segments):
             for j in ring.pieces:
                 keys, values, segments_j = ring.piece(kv, j)
                 arrays = (mine, keys, values, segments_i, segments_j)
-                pair = functools.partial(call, ring.parts.forward, arrays)
-                nothing = attention_parts.nothing(mine, values)
-                of_piece = attention_parts.join(of_piece, ring.visit(step, i, j, pair, nothing))
+
+                def joined(seen, arrays=arrays, before=of_piece):
+                    return attention_parts.join(before, ring.parts.forward(seen, *arrays))
+
+                of_piece = ring.visit(step, i, j, joined, of_piece)
             found.append(of_piece)
         return whole(found)
 
@@ -251,40 +253,39 @@ def backward(ring: Ring, kept, grad):
     q, k, v, segments, kv_segments, out, lse = kept
     own = (q, segments, out, lse, grad)
 
-    def see(step, dq, kv, dkv):
-        of_q = [ring.piece(dq, i) for i in ring.pieces]
-        of_kv = [ring.piece(dkv, j) for j in ring.pieces]
+    def see(step, of_q, kv, of_kv):
+        of_q, of_kv = list(of_q), list(of_kv)
         for i in ring.pieces:
             mine, segments_i, *rest = ring.piece(own, i)
             for j in ring.pieces:
-                keys, values, segments_j = ring.piece(kv, j)
+                keys, values, segments_j = kv[j]
                 arrays = (mine, keys, values, segments_i, segments_j, *rest)
-                pair = functools.partial(call, ring.parts.backward, arrays)
-                zeros = jax.tree.map(jnp.zeros_like, (of_q[i], *of_kv[j]))
-                dq_i, *dkv_j = ring.visit(step, i, j, pair, zeros)
-                of_q[i] = of_q[i] + dq_i
-                of_kv[j] = tuple(map(jnp.add, of_kv[j], dkv_j))
-        return jnp.concatenate(of_q, axis=1), whole(of_kv)
+                before = (of_q[i], *of_kv[j])
+
+                def added(seen, arrays=arrays, before=before):
+                    return tuple(map(jnp.add, before, ring.parts.backward(seen, *arrays)))
+
+                of_q[i], *of_kv[j] = ring.visit(step, i, j, added, before)  # in place
+        return of_q, of_kv
 
     def step(carry, number):
-        dq, kv, dkv = carry
+        of_q, kv, of_kv = carry
         onward = ring.send(kv)
-        dq, dkv = see(number, dq, kv, dkv)
-        return (dq, onward, ring.send(dkv)), None
+        of_q, of_kv = see(number, of_q, kv, of_kv)
+        return (of_q, onward, ring.send(of_kv)), None
 
-    dq, *dkv = (jnp.zeros(x.shape, jnp.float32) for x in (q, k, v))
-    carry = dq, (k, v, kv_segments), tuple(dkv)
+    # Gradients stay in pieces until the end: put together at each step they would be there twice.
+    zeros = [jnp.zeros(x.shape, jnp.float32) for x in (q, k, v)]
+    of_q, *of_kv = ([ring.piece(x, i) for i in ring.pieces] for x in zeros)
+    kv = [ring.piece((k, v, kv_segments), j) for j in ring.pieces]
+    carry = of_q, kv, list(map(list, zip(*of_kv, strict=True)))
     carry, _ = jax.lax.scan(step, carry, jnp.arange(ring.devices - 1))
-    dq, dkv = see(ring.devices - 1, *carry)
-    dk, dv = ring.send(dkv)
+    of_q, of_kv = see(ring.devices - 1, *carry)
+    dq, (dk, dv) = jnp.concatenate(of_q, axis=1), whole(ring.send(of_kv))
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None, None
 
 
 around.defvjp(forward, backward)
-
-
-def call(function: Callable, arrays: tuple, seen: Seen) -> Any:
-    return function(seen, *arrays)
 
 
 def whole(pieces: list[tuple]) -> tuple:

@@ -79,8 +79,10 @@ class Parts:
         out, (lse,) = jax.vmap(kernel)(*arrays, ids(segments, kv_segments))
         out, lse = jnp.swapaxes(out, 1, 2).astype(jnp.float32), jnp.swapaxes(lse, 1, 2)
         # Where a block of queries sees no block of keys, the kernel divides by nothing.
-        some, none = lse > attention.MASKED, attention_parts.nothing(q, v)
-        return jnp.where(some[..., None], out, none[0]), jnp.where(some, lse, none[1])
+        # Zeros made of q: what depends on nothing is made for all turns of a ring, and kept.
+        some, zeros = lse > attention.MASKED, 0 * q[..., :1].astype(jnp.float32)
+        out = jnp.where(some[..., None], out, zeros)
+        return out, jnp.where(some, lse, attention_parts.NOTHING)
 
     def backward(self, seen, q, k, v, segments, kv_segments, out, lse, grad):
         if q.shape[1] % LANES or k.shape[1] % LANES:

@@ -183,7 +183,7 @@ def test_a_kernel_refuses_to_drop_probabilities():
 
 FIELDS = dict(
     **dict(attention_dropout=0.0, attention_softcap=0.0, dtype="bfloat16"),
-    **dict(head_dim=0, width=512, heads=8),
+    **dict(head_dim=0, rope_dim=0, width=512, heads=8),
 )
 
 
