@@ -37,10 +37,10 @@ def numbers():
 
 
 def body(kind, params, layer, x, side, cache):
-    """2 x + what the layer and the row say: to leave out, repeat or swap a layer shows."""
+    """2 x + what layer, its number and row say: to leave out, repeat or swap a layer shows."""
     kinds = {"global": 1.0, "local": 2.0}
     said = side["rows"][:, None, None] + side["places"][..., None] + kinds[kind]
-    x = 2 * x + params["add"] * said
+    x = 2 * x + params["add"] * said + layer
     sums = {
         "runs": jax.nn.one_hot(layer, LAYERS) * len(x),
         "rows": jax.nn.one_hot(layer, LAYERS) * side["rows"].sum(),
