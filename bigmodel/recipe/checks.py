@@ -251,13 +251,15 @@ def length(size: int, *, multiple: int, mesh_axes: str) -> None:
 
 def pipeline(fields: Mapping[str, Any], *, stages: int, microbatches: int, repeats: int) -> None:
     """Layers must come apart evenly over the stages, in whole patterns, and have work for all."""
-    layers = fields["layers"] - (fields["dense_layers"] if fields["experts"] else 0)
+    dense = fields["dense_layers"] if fields["experts"] else 0
+    layers = fields["layers"] - dense
     runs, period = stages * repeats, len(fields["pattern"])
     if layers % (runs * period):
         each = f"mesh.stage x pipeline.repeats = {stages} x {repeats}"
         pattern = f" in patterns of {period} (model.pattern)" if period > 1 else ""
-        below = layers - layers % (runs * period)
-        near = f"{below} or {below + runs * period}" if below else str(runs * period)
+        below = fields["layers"] - layers % (runs * period)
+        above = below + runs * period
+        near = f"{below} or {above}" if below > dense else str(above)
         raise config.InputError(
             f"model.layers = {fields['layers']}: the {layers} that go through the pipeline do not "
             f"divide over {each}{pattern}; {near} would."
