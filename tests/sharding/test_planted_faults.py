@@ -39,7 +39,7 @@ def documents_that_stay_behind_their_keys(patch):
     send = context.Ring.send
 
     def without_segments(ring, arrays):
-        if len(arrays) == 3:
+        if isinstance(arrays, tuple):  # on the way forward
             return (*send(ring, arrays[:2]), arrays[2])
         return send(ring, arrays)
 
@@ -48,7 +48,12 @@ def documents_that_stay_behind_their_keys(patch):
 
 def gradients_that_do_not_come_home(patch):
     send = context.Ring.send
-    patch.setattr(context.Ring, "send", lambda ring, x: x if len(x) == 2 else send(ring, x))
+
+    def without_gradients(ring, arrays):
+        of_two_pieces = len(jax.tree.leaves(arrays)) == 4  # of keys and values, two each
+        return arrays if of_two_pieces else send(ring, arrays)
+
+    patch.setattr(context.Ring, "send", without_gradients)
 
 
 def rows_in_their_own_order(patch):
