@@ -145,11 +145,12 @@ def test_packed_documents_are_as_if_alone(name):
 @over_variants
 def test_what_stands_in_the_padding_changes_nothing(name):
     padded = of_documents([[np.arange(5)], [np.arange(9)]])
-    logits = outputs_of(name, padded)["logits"]
-    real = padded["segments"] > 0
-    again = outputs_of(name, padded | {"tokens": np.where(real, padded["tokens"], 17)})["logits"]
-    np.testing.assert_array_equal(logits[real], again[real])
-    assert np.isfinite(logits).all()
+    outputs, real = outputs_of(name, padded), padded["segments"] > 0
+    again = outputs_of(name, padded | {"tokens": np.where(real, padded["tokens"], 17)})
+    np.testing.assert_array_equal(outputs["logits"][real], again["logits"][real])
+    assert np.isfinite(outputs["logits"]).all()
+    for sums in ("losses", "stats"):  # of experts
+        jax.tree.map(assert_close, outputs.get(sums, {}), again.get(sums, {}))
 
 
 @pytest.mark.parametrize("name", ["gpt", "llama", "original"])
