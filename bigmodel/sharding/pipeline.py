@@ -17,6 +17,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,6 +64,8 @@ class Pipeline:
     ):
         """The stack on x [B, T, D]; `params` lie in the order of `order`."""
         S, M, R = self.stages, self.microbatches, self.repeats
+        if cache is not None:
+            raise ValueError("a pipeline has no cache: text is generated on a mesh without stages")
         if x.shape[0] == 1:  # parameters are made: only shapes matter
             return stack.scanned(body, params, x, side, cache, kinds)
         params = jax.tree.map(
@@ -99,14 +102,14 @@ class Pipeline:
             x, more = of_stages(params, x, stages, number)
             real = (number >= 0) & (number < M * R)
             sums = jax.tree.map(lambda total, new: total + masked(real, new), sums, more)
-            x = jnp.roll(x, 1, axis=0)
+            x = on_stages(jnp.roll(x, 1, axis=0))
             # What comes round to stage 0 waits there for its next turn, or is the result.
             done = at - (S - 1)
             put = jax.lax.dynamic_update_index_in_dim(waiting, x, jnp.maximum(done, 0) % M, 1)
             return (x, jnp.where(done >= 0, put, waiting), sums), None
 
-        waiting = jnp.broadcast_to(inputs, (S, *inputs.shape))
-        flow = jnp.zeros_like(waiting[:, 0])
+        waiting = on_stages(jnp.broadcast_to(inputs, (S, *inputs.shape)))
+        flow = on_stages(jnp.zeros_like(waiting[:, 0]))
         _, sums = jax.eval_shape(of_stages, params, flow, stages, stages)
         sums = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), sums)
         carry, _ = jax.lax.scan(tick, (flow, waiting, sums), jnp.arange(self.ticks))
@@ -122,6 +125,13 @@ class Pipeline:
 
 
 PICKED = "stage_params"
+
+
+def on_stages(x: jax.Array) -> jax.Array:
+    """What stages have, [S, ..., B, T, D]: each on the devices of its layers."""
+    between = (None,) * (x.ndim - 4)
+    axes = ("layers", *between, "batch", "residual_length", "act_embed")
+    return nn.with_logical_constraint(x, axes)
 
 
 def pick(x: jax.Array, i: jax.Array) -> jax.Array:
