@@ -4,6 +4,8 @@ import functools
 
 import jax
 
-OPTIONS = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+OPTIONS = {"xla_backend_optimization_level": 0}
+if jax.__version_info__ < (0, 11):  # later ones have no such option
+    OPTIONS["xla_cpu_use_fusion_emitters"] = False
 
 jit = functools.partial(jax.jit, compiler_options=OPTIONS)
