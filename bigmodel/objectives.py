@@ -42,7 +42,8 @@ def next_token(
             says for the rows of one device.
 
     Returns:
-        An objective whose sums are `weight`, `nll` (nats, without e and z) and `correct`.
+        An objective whose sums are `weight`, `nll` (nats, without e and z) and `correct`, and of a
+        mixture of experts its `losses` and `stats` (layers/router.py).
     """
 
     def objective(params, batch, rng):

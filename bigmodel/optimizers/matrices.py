@@ -14,11 +14,8 @@ import optax
 
 from bigmodel import trees
 
-STACKS = (
-    "layers",
-    "dense_layers",
-    "experts",
-)  # leading axes that count matrices and are no side of one
+# Leading axes that count matrices and are no side of one.
+STACKS = ("layers", "dense_layers", "experts")
 
 Axes = tuple[str | None, ...]
 

@@ -188,11 +188,6 @@ def latent(fields: Mapping[str, Any]) -> None:
 def experts(fields: Mapping[str, Any]) -> None:
     """Checks the fields of a mixture of experts against each other."""
     E, k = fields["experts"], fields["experts_per_token"]
-    if E < 0 or fields["expert_capacity"] < 0:
-        raise config.InputError(
-            f"model.experts = {E}, model.expert_capacity = {fields['expert_capacity']}: "
-            f"must not be negative."
-        )
     if not E:
         return
     if not 1 <= k <= E:
@@ -230,22 +225,18 @@ def batch(size: int, *, accumulate: int, parts: int, mesh_axes: str, microbatche
         by = f"{parts} parts of the mesh ({mesh_axes})"
         by += f" x accumulate = {accumulate}" if accumulate > 1 else ""
         by += f" x pipeline.microbatches = {microbatches}" if microbatches > 1 else ""
-        below = size - size % multiple
-        near = f"{below} or {below + multiple}" if below else str(multiple)
         raise config.InputError(
             f"batch = {size} does not divide over {by}; allowed are multiples of "
-            f"{multiple}, such as {near}."
+            f"{multiple}, such as {near(size, multiple)}."
         )
 
 
 def length(size: int, *, multiple: int, mesh_axes: str) -> None:
     """A row's length must come apart evenly over the mesh."""
     if size % multiple:
-        below = size - size % multiple
-        near = f"{below} or {below + multiple}" if below else str(multiple)
         raise config.InputError(
             f"data.length = {size} does not divide over the mesh ({mesh_axes}); allowed are "
-            f"multiples of {multiple}, such as {near}."
+            f"multiples of {multiple}, such as {near(size, multiple)}."
         )
 
 
@@ -269,6 +260,12 @@ def pipeline(fields: Mapping[str, Any], *, stages: int, microbatches: int, repea
             f"pipeline.microbatches = {microbatches}: with pipeline.repeats = {repeats} there must "
             f"be one for each stage at least; allowed are {stages} and more."
         )
+
+
+def near(size: int, multiple: int) -> str:
+    """The multiples on both sides of a size, or the first one."""
+    below = size - size % multiple
+    return f"{below} or {below + multiple}" if below else str(multiple)
 
 
 def divisors(n: int) -> str:
