@@ -57,6 +57,7 @@ class Block(nn.Module):
 
         before, after = self.placement in ("pre", "both"), self.placement == "both"
 
+        x = checkpoint_name(x, "input")
         added = norm("attention_norm", before, x)
         added, cache = self.attention(name="attention")(
             added, segments, angles, keys, window=window, layer=layer, cache=cache

@@ -117,6 +117,6 @@ def narrow(layer: FeedForward | GatedFeedForward, hidden: jax.Array, width: int)
     shape, axes = (layer.hidden, width), ("mlp", "embed")
     bias_axes = ("norm",) if layer.bias else None
     how = (layer.dtype, layer.param_dtype, layer.einsum)
-    return Einsum("BTF,FD->BTD", shape, axes, layer.out_initializer, bias_axes, *how, name="down")(
-        hidden
-    )
+    equation, initializer = "BTF,FD->BTD", layer.out_initializer
+    product = Einsum(equation, shape, axes, initializer, bias_axes, *how, name="down")
+    return checkpoint_name(product(hidden), "down")

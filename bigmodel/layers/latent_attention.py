@@ -92,7 +92,7 @@ class LatentAttention(nn.Module):
             **self.how(),
             name="out",
         )
-        return product(out), cache
+        return checkpoint_name(product(out), "out"), cache
 
     def narrow(self, x: jax.Array, name: str, rank: int) -> jax.Array:
         shape, axes = (x.shape[-1], rank), ("embed", "latent")

@@ -96,7 +96,7 @@ class Attention(nn.Module):
             einsum=self.einsum,
             name="out",
         )
-        return product(out), cache
+        return checkpoint_name(product(out), "out"), cache
 
     def project(self, x: jax.Array, name: str, heads: int, axis: str) -> jax.Array:
         product = Einsum(
