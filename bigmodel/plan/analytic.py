@@ -89,23 +89,32 @@ class Memory(NamedTuple):
         return sum(self[:5])
 
 
-def padded(shape: Sequence[int], itemsize: int) -> float:
-    """Bytes of an array as a TPU keeps it, its two minor dimensions padded to tiles."""
-    if not shape:
-        return itemsize
-    *major, rows, lanes = (1, *shape) if len(shape) == 1 else shape
+@functools.lru_cache(maxsize=1 << 16)
+def compact(shape: tuple[int, ...], itemsize: int) -> float:
+    """Bytes of an array as a TPU keeps it: tiles pad the two dimensions that pad least."""
+    shape = (1, 1, *shape)
+    size = math.prod(shape)
+    best = min(
+        tiled(shape[i], shape[j]) * (size // max(1, shape[i] * shape[j]))
+        for i in range(len(shape))
+        for j in range(len(shape))
+        if i != j
+    )
+    return float(best * itemsize)
+
+
+def tiled(rows: int, lanes: int) -> int:
     tile = min(ROWS, 1 << (rows - 1).bit_length())
-    rows, lanes = -(-rows // tile) * tile, -(-lanes // LANES) * LANES
-    return float(math.prod(major) * rows * lanes * itemsize)
+    return -(-rows // tile) * tile * -(-lanes // LANES) * LANES
 
 
 def on_device(setup: Setup, tensor: tensors.Tensor, itemsize: int, whole: Sequence[str] = ()):
     """Bytes of a parameter's part on a device; `whole`: logical axes that are brought together."""
-    shape = [
+    shape = tuple(
         n if axis in whole else setup.local(n, axis)
         for n, axis in zip(tensor.shape, tensor.axes, strict=True)
-    ]
-    return padded(shape, itemsize)
+    )
+    return compact(shape, itemsize)
 
 
 class Sizes(NamedTuple):
@@ -256,22 +265,40 @@ def everything(setup: Setup, size: Sizes, gated: bool) -> float:
         kept += 3 * wide * (size.query + size.key)
     kept += (6 if gated else 4) * (size.hidden + size.slots_hidden)
     kept += size.slots + wide * size.chosen
-    return kept + size.kernels
+    return kept + size.kernels - size.experts
+
+
+def unlooped(setup: Setup) -> float:
+    """Bytes that a layer outside of a loop keeps: the compiler merges what would be recomputed."""
+    size = sizes(setup)
+    return 3 * size.hidden + 4 * size.stream + 2 * size.query + 2 * size.key
 
 
 def working(setup: Setup) -> float:
     """Bytes that the gradient of one layer takes while it is computed."""
     fields, size = setup.fields, sizes(setup)
     gated, wide = fields["feedforward"] in counts.GATED, 4.0 / size.itemsize
-    heads = 2 * size.query + 2 * size.key
-    streams = 2 * size.stream + 2 * size.gathered
+    period = len(fields["pattern"])
+    heads = 3 * size.query + 3 * size.key
+    streams = 2 * size.stream + (2 if size.stream == size.gathered else 4) * size.gathered
     forward = size.scores * LANES  # the kernel gives one number in each lane
     dense = (4 if gated else 3) * size.hidden
-    sparse = 3 * size.slots_hidden + 3 * size.slots + size.chosen + size.experts * 3
-    sparse += wide * size.gathered if size.slots else 0.0
+    if period > 1:
+        dense *= 1.25
+        streams += 2 * period * size.stream
+        heads += (period if fields["qk_norm"] != "none" else 1) * wide * (size.query + size.key)
+    sparse = 0.0
+    if size.slots:
+        sparse = size.chosen + wide * size.gathered
+        if fields["expert_capacity"]:
+            sparse += 3 * size.slots + 3 * size.slots_hidden + 3 / 3 * size.experts
+        else:
+            a = size.experts + 3 * size.slots_hidden + 3 * size.slots
+            sparse += max(a, 6 * size.slots + size.experts)
     of_feedforward = dense + sparse + heads + streams + 2 / 3 * (size.kernels - size.experts)
     of_attention = 4 * size.query + 2 * size.value + 4 * size.key + streams + forward
-    return max(of_feedforward + forward, of_attention)
+    of_feedforward += forward if period == 1 else forward / 2
+    return max(of_feedforward, of_attention)
 
 
 def optimizer_bytes(setup: Setup) -> float:
@@ -305,7 +332,7 @@ def factored(tensor: tensors.Tensor) -> float:
     stacked = sum(axis in ("layers", "dense_layers", "experts") for axis in tensor.axes)
     matrix = tensor.shape[stacked:]
     if len(matrix) < 2:
-        return padded(tensor.shape, 4)
+        return compact(tensor.shape, 4)
     return 4.0 * math.prod(tensor.shape[:stacked]) * (matrix[0] + math.prod(matrix[1:]))
 
 
@@ -317,36 +344,45 @@ def memory(setup: Setup) -> Memory:
     stacks = sum(n for path, n in parts.items() if "layers/" in path)
     everything_ = sum(parts.values())
     gradients = own * everything_ if setup.accumulate == 1 else (own + 4) * everything_
-    # Kernels in the arithmetic's dtype: kept by the loop over layers, and once more by one over
-    # the parts of a batch.
-    copies = a * stacks if a != own else 0.0
-    if setup.accumulate > 1:
-        copies *= 2
-
     table = tensors.Tensor("", (fields["vocab"], fields["width"]), ("vocab", "embed"))
     head = on_device(setup, table, 1, ("embed",))
     tables = 1 if fields["tied"] else 2
-    kept, host, work = 0.0, 0.0, 0.0
+    # Kernels in the arithmetic's dtype: kept by the loop over layers, and once more by one over
+    # the parts of a batch.
+    copies = a * stacks if a != own else 0.0
+    hoisted = tables * a * head + copies if setup.accumulate > 1 else 0.0
+    if setup.stages > 1 or fields["remat"] in ("none", "attention"):
+        copies = 0.0  # they are among what is kept
+
+    kept, host, loose = 0.0, 0.0, 0.0
     for stack, layers, _ in tensors.stacks(fields):
         device, away = saved(setup, stack)
         here = setup.local(layers, stack) * (setup.ticks if stack == "layers" else 1)
+        here = 0 if here == 1 else here  # no loop: it is what the layer works with
         kept, host = kept + here * device, host + here * away
         if stack == "layers" and setup.stages > 1:
             kept += setup.local(layers, stack) / setup.repeats * device
+        if stack == "layers" and (period := len(fields["pattern"])) > 1:
+            kept += period * device
+            # Layers that no whole pattern holds are in no loop: nothing of them is computed again.
+            loose = layers % period * unlooped(setup)
     size = sizes(setup)
     work = working(setup)
     # A layer's gradient.
-    hoisted = tables * a * head if setup.accumulate > 1 else 0.0
     backward = kept + copies + work + gradients + 4 * head + hoisted
     # The loss: the gradients of the layers are not there yet.
-    loss = kept + copies + (gradients - own * stacks) + (4 + 2 * a) * head + hoisted
-    loss += 5 * size.stream + 4 * setup.rows  # hidden vectors and their gradients, cut in chunks
+    loss = kept + copies + a * stacks + (gradients - own * stacks) + (4 + 2 * a) * head
+    loss += loose + 5 * size.stream + 4 * setup.rows  # hidden vectors and their gradients, cut in chunks
     # After the layers: the table's gradient.
     update = gradients + (4 + 4 + a) * head + hoisted + 2 * size.stream
+    if setup.optimizer["name"] == "muon":  # whole matrices of all layers at once, and transposed
+        update += 6.0 * max(math.prod(t.shape) for t in setup.parameters if is_hidden(t))
     activations = max(backward, loss, update) - gradients
 
     tokens = setup.batch / setup.parts("batch") * setup.length
     state = optimizer_bytes(setup)
+    if setup.fields["remat_offload"] and setup.fields["remat"] == "names":
+        activations += 2 * size.gathered + 2 * a * head + 0.15 * work
     host_state = state if setup.optimizer["offload"] else 0.0
     return Memory(
         parameters=own * everything_,
