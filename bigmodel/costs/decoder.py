@@ -12,7 +12,8 @@ from typing import Any
 Fields = Mapping[str, Any]
 
 GATED = ("swiglu", "geglu", "reglu")  # feed-forward layers of three products instead of two
-CONVENTIONS = ("causal", "full")
+# How attention is counted -> what names of figures by it end with. MFU by itself is the first.
+CONVENTIONS = {"causal": "", "full": "_full_attention"}
 
 
 def parameters(fields: Fields) -> int:

@@ -57,13 +57,15 @@ def trips(equation: Any) -> int:
         """What the condition reads: its first value and how it grows, where constants tell."""
         if (value := whole(var)) is not None:
             return value, 0
+        if hasattr(var, "val") or var not in cond.invars:
+            return None
         at = cond.invars.index(var)
         first = whole(equation.invars[at if at < own else at + before])
-        if first is None or at < own:
-            return None if first is None else (first, 0)
-        old, new = body.invars[before + at - own], body.outvars[at - own]
-        if new is old:
+        if first is None:
+            return None
+        if at < own or body.outvars[at - own] is body.invars[before + at - own]:
             return first, 0
+        old, new = body.invars[before + at - own], body.outvars[at - own]
         adds = [e.invars for e in body.eqns if e.primitive.name == "add" and new in e.outvars]
         steps = [whole(term) for terms in adds if old in terms for term in terms if term is not old]
         return (first, steps[0]) if steps and steps[0] is not None else None
