@@ -96,3 +96,26 @@ def peak_flops(device_kind: str) -> float | None:
     """Dense bfloat16 FLOP/s of one device; None for one that the table does not have."""
     row = chip(device_kind)
     return row.peak_flops if row else None
+
+
+def mfu(flops_per_second: float, device_kind: str) -> float:
+    """Model FLOPs utilisation of one device: its model FLOP/s as a share of what it could do.
+
+    Chowdhery et al. 2022, PaLM (arXiv:2204.02311), appendix B.
+
+    Args:
+        flops_per_second: model FLOPs of a step, by either convention (`CONVENTIONS`), divided by
+            devices and seconds.
+        device_kind: what `jax.Device.device_kind` says.
+
+    Raises:
+        ValueError: of a chip whose peak is not known.
+    """
+    row = chip(device_kind)
+    if row is None:
+        raise ValueError(
+            f"MFU is a share of a known peak, and the table has no chip {device_kind!r}.\n"
+            f"  known chips: {', '.join(row.name for row in CHIPS)}\n"
+            "Add a row to CHIPS in bigmodel/costs/chips.py."
+        )
+    return flops_per_second / row.peak_flops
