@@ -1,4 +1,4 @@
-"""What a plan says: a config, a topology and what the compiler wrote, as one dict of plain values."""
+"""What a plan says of a config, a topology and what the compiler wrote, as plain values."""
 
 import dataclasses
 import math
@@ -8,8 +8,9 @@ from typing import Any
 import bigmodel
 from bigmodel import config, costs
 from bigmodel.plan import calibrate, memory, network, simulate
-from bigmodel.plan.compiling import Found, Request
 from bigmodel.plan.program import Program
+from bigmodel.plan.requests import Found, Request
+from bigmodel.plan.spent import Spent
 
 SCHEMA = 1
 EDGE = 0.08  # of main memory free: with less the compiler begins to recompute by itself
@@ -23,7 +24,7 @@ def plan(request: Request, found: Found) -> dict[str, Any]:
     values, where, meta = request.loaded.config, request.topology, found.meta
     chip = where.chip
     whole = Program(found.program)
-    held = memory.held(whole, found.allocations, found.live, meta)
+    held = memory.held(whole, found.allocations, found.live, meta, trains=request.task == "train")
     peak = found.memory["peak"] if found.memory else held.total
     limit = chip.hbm_bytes if chip else None
     answer = {
@@ -104,9 +105,10 @@ def task_flops(request: Request, fields: Mapping[str, Any], convention: str) -> 
     if request.task == "decode":
         return values.batch * costs.decode_flops(fields, context=request.prompt).total
     if request.task == "prefill":
-        length = request.prompt
-    each = costs.train_flops(fields, length=length, convention=convention).total
-    return values.batch * length * each / (1 if request.task == "train" else 3)
+        whole = costs.prefill_flops(fields, length=request.prompt, convention=convention)
+        return values.batch * whole.total
+    count = {"train": costs.train_flops, "evaluate": costs.forward_flops}[request.task]
+    return values.batch * length * count(fields, length=length, convention=convention).total
 
 
 def tokens_of(request: Request) -> int:
@@ -115,9 +117,7 @@ def tokens_of(request: Request) -> int:
     return values.batch * lengths.get(request.task, values.data.length)
 
 
-def timing(
-    request: Request, found: Found, spent: simulate.Spent, devices: int
-) -> dict[str, Any]:
+def timing(request: Request, found: Found, spent: Spent, devices: int) -> dict[str, Any]:
     """Step time, its parts, and what follows from it."""
     chip = request.topology.chip
     if chip is None:
@@ -175,7 +175,7 @@ def timing(
     }
 
 
-def collectives(spent: simulate.Spent) -> list[dict[str, Any]]:
+def collectives(spent: Spent) -> list[dict[str, Any]]:
     """Those that take the most seconds first."""
     rows = sorted(spent.collectives.items(), key=lambda item: -item[1][1])
     found = []
@@ -183,8 +183,8 @@ def collectives(spent: simulate.Spent) -> list[dict[str, Any]]:
         fields = dataclasses.asdict(moved)
         fields["pass"] = fields.pop("turn")
         fields["axes"] = list(moved.axes)
-        times = {"times": round(times), "seconds": seconds, "exposed_seconds": exposed}
-        found.append(fields | times)
+        spans = {"seconds": seconds, "exposed_seconds": exposed}
+        found.append({**fields, "times": round(times), **spans})
     return found
 
 

@@ -90,7 +90,10 @@ def loaded_of(request: dict[str, Any]) -> Any:
     if request["text"]:
         given = (request["text"], request["argument"], (), request["path"])
         loaded = config.Loaded(
-            loaded.config, *given[:1], request["path"], extensions=config.load_text(*given).extensions
+            loaded.config,
+            *given[:1],
+            request["path"],
+            extensions=config.load_text(*given).extensions,
         )
     return loaded
 

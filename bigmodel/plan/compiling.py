@@ -4,25 +4,22 @@ Nearly all of a compile for TPU or GPU is making code, after the scheduled progr
 are final. The compiler writes both before that; once they are there the child is killed.
 """
 
-import dataclasses
-import functools
-import gzip
-import hashlib
 import importlib.util
 import json
 import os
 import pathlib
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bigmodel import config
+from bigmodel.plan import requests
+from bigmodel.plan.requests import Found, Request
 from bigmodel.plan.topology import Topology
 
 ENVIRONMENT = {
@@ -45,90 +42,6 @@ INSTALL = {
 
 class CompileError(Exception):
     """The compiler's own reason why there is no program."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What to compile.
-
-    Attributes:
-        loaded: the config, complete.
-        task: see `steps.TASKS`.
-        full: to the end.
-        prompt: tokens, for prefill and decode.
-    """
-
-    loaded: config.Loaded
-    topology: Topology
-    task: str = "train"
-    full: bool = False
-    prompt: int = 1024
-
-    @functools.cached_property
-    def text(self) -> str:
-        return json.dumps(
-            {
-                "values": config.to_json(self.loaded.config),
-                "text": self.loaded.text,
-                "path": self.loaded.path,
-                "argument": self.loaded.argument,
-                "topology": self.topology.name,
-                "slices": self.topology.slices,
-                "task": self.task,
-                "full": self.full,
-                "prompt": self.prompt,
-            }
-        )
-
-    @functools.cached_property
-    def key(self) -> str:
-        """Hash of all that the answer depends on."""
-        parts = [self.text, sources(), *map(version, ("jax", "jaxlib", "libtpu", "flax", "optax"))]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
-
-
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """What the compiler wrote.
-
-    Attributes:
-        program: the scheduled program.
-        allocations: its buffers, by the compiler.
-        live: what is held at the peak, by the compiler; "" on platforms that do not say.
-        meta: see `child.run`.
-        memory: of a whole compile, see `costs.memory`.
-        overfull: the compiler's sentence where main memory does not hold the program, or "".
-        refused: options that the compiler does not know.
-        seconds: from the start of the process.
-    """
-
-    program: str
-    allocations: str
-    live: str
-    meta: dict[str, Any]
-    memory: dict[str, int] | None
-    overfull: str
-    refused: list[str]
-    seconds: float
-
-
-@functools.cache
-def sources() -> str:
-    """Hash of the library's own text."""
-    files = sorted(pathlib.Path(__file__).parents[1].rglob("*.py"))
-    whole = hashlib.sha256()
-    for path in files:
-        whole.update(path.read_bytes())
-    return whole.hexdigest()
-
-
-def version(package: str) -> str:
-    import importlib.metadata
-
-    try:
-        return f"{package} {importlib.metadata.version(package)}"
-    except importlib.metadata.PackageNotFoundError:
-        return f"{package} none"
 
 
 def check_installed(topology: Topology) -> None:
@@ -251,22 +164,23 @@ def sentence(text: str) -> str:
 
 
 def compile_all(
-    requests: Sequence[Request], *, workers: int = 0, cached: bool = True
+    wanted: Sequence[Request], *, workers: int = 0, cached: bool = True
 ) -> Iterator[tuple[int, Found | Exception]]:
     """(number, what came of it) as each is through; several at a time.
 
     Args:
-        requests: what to compile.
+        wanted: what to compile.
         workers: processes at a time; 0: as cores and memory allow.
         cached: whether to take and keep answers of the same request.
     """
-    waiting, running = list(enumerate(requests)), dict[int, Compiling]()
+    waiting = list(enumerate(wanted))
+    running: dict[int, Compiling] = {}
     workers = workers or default_workers()
     try:
         while waiting or running:
             while waiting and len(running) < workers:
                 number, request = waiting.pop(0)
-                if cached and (kept := load(request)) is not None:
+                if cached and (kept := requests.load(request)) is not None:
                     yield number, kept
                     continue
                 running[number] = Compiling(request)
@@ -276,7 +190,7 @@ def compile_all(
                 try:
                     answer: Found | Exception = one.result()
                     if cached and isinstance(answer, Found):
-                        save(one.request, answer)
+                        requests.save(one.request, answer)
                 except (config.InputError, CompileError) as error:
                     answer = error
                 running.pop(number).close()
@@ -302,28 +216,3 @@ MEMORY_OF_A_CHILD = 2 * 2**30  # bytes; the largest models seen took 1.5 GiB
 def default_workers() -> int:
     pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return max(1, min(len(os.sched_getaffinity(0)), pages // MEMORY_OF_A_CHILD))
-
-
-def place(request: Request) -> pathlib.Path:
-    home = os.environ.get("BIGMODEL_CACHE") or os.path.expanduser("~/.cache/bigmodel")
-    return pathlib.Path(home) / "plans" / f"{request.key}.json.gz"
-
-
-def load(request: Request) -> Found | None:
-    path = place(request)
-    try:
-        return Found(**json.loads(gzip.decompress(path.read_bytes())))
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def save(request: Request, found: Found) -> None:
-    """Written whole or not at all; a cache that cannot be written is none."""
-    path = place(request)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(gzip.compress(json.dumps(dataclasses.asdict(found)).encode(), 3))
-        shutil.move(file.name, path)
-    except OSError:
-        return

@@ -10,6 +10,7 @@ from bigmodel.plan.program import HOST, Instruction, Program
 ALLOCATION = re.compile(r"^allocation \d+: size (\d+), (.*)$", re.MULTILINE)
 VALUE = re.compile(r"value: <\d+ (\S+)(?: \(phi\))? @\d+> \(size=(\d+),offset=(\d+)\)")
 RANGE = re.compile(r"^ {4}(\S+):(\d+)-(\d+)$", re.MULTILINE)
+HEAP = re.compile(r"^allocation \d+: size \d+, (page \d+, )?preallocated-temp", re.MULTILINE)
 KINDS = ("parameters", "optimizer", "gradients", "activations", "other")
 
 
@@ -29,7 +30,9 @@ class Held(NamedTuple):
     largest: list[dict[str, Any]]
 
 
-def held(whole: Program, allocations: str, live: str, meta: Mapping[str, Any]) -> Held:
+def held(
+    whole: Program, allocations: str, live: str, meta: Mapping[str, Any], *, trains: bool
+) -> Held:
     """Of a scheduled program.
 
     Parameters of the program are told by their names; what is temporary by the values that are live
@@ -39,7 +42,7 @@ def held(whole: Program, allocations: str, live: str, meta: Mapping[str, Any]) -
     kinds = dict.fromkeys(KINDS, 0)
     found: list[dict[str, Any]] = []
     temporary, host = 0, 0
-    arguments = {number: one for number, one in whole.entry.parameters.items()}
+    arguments = whole.entry.parameters
     for size_text, what in ALLOCATION.findall(allocations):
         size, color = int(size_text), re.search(r"color (\d+)", what)
         space = color[1] if color else "0"
@@ -58,7 +61,7 @@ def held(whole: Program, allocations: str, live: str, meta: Mapping[str, Any]) -
             temporary += size
         else:
             kinds["other"] += size
-    parts = parts_of_parameters(meta)
+    parts = parts_of_parameters(meta) if trains else set()
     values = list(live_values(whole, allocations, live))
     for one, index, size in values:
         type_text = element(one.type, index)
@@ -111,12 +114,12 @@ def is_gradient(one: Instruction, type_text: str, parts: set[int]) -> bool:
 def live_values(
     whole: Program, allocations: str, live: str
 ) -> Iterator[tuple[Instruction, list[str], int]]:
-    """(instruction, index into what it makes, bytes) of each value that the heap holds when it holds most.
+    """(instruction, index into what it makes, bytes) of what the heap holds when it holds most.
 
     The compiler lists where in the heap each value lies, and from which instruction to which it
     lives; values that lie at one place are one. Where it does not say how long, all are taken.
     """
-    begin = re.search(r"^allocation \d+: size \d+, page \d+, preallocated-temp", allocations, re.M)
+    begin = HEAP.search(allocations)
     if not begin:
         return
     listed = allocations[begin.end() :].split("\nallocation ", 1)[0]

@@ -44,11 +44,11 @@ def turn(op_name: str) -> str:
     """In which pass it runs: "forward", "recomputed", "backward" or "update"."""
     if "transpose(" in op_name:
         return "recomputed" if "rematted_computation" in op_name else "backward"
-    return "forward" if "jvp(" in op_name else "update"
+    return "update" if "/optimizer/" in op_name else "forward"
 
 
 def argument(name: str) -> str:
-    """"state.params['embed']['table']" as "params/embed/table"."""
+    """ "state.params['embed']['table']" as "params/embed/table"."""
     parts = re.findall(r"\['?([^\]']+)'?\]|\.?([A-Za-z_]\w*)", name)
     path = [a or b for a, b in parts]
     return "/".join(path[1:] if path[:1] == ["state"] else path)

@@ -21,7 +21,7 @@ class Network:
     Attributes:
         chip: what each of them is.
         mesh: sizes by axis, the slowest first.
-        coords: [devices, dims], in the torus of the slice; of a GPU its host has none: [devices, 0].
+        coords: [devices, dims], in the torus of the slice; GPUs stand in none: [devices, 0].
         slices: [devices], the slice (of a GPU: the host) that each is in.
         names: of the network inside a slice and of that between slices.
     """

@@ -232,7 +232,9 @@ def step_of(condition: Computation, body: Computation) -> int:
     """What a loop adds to its counter: windowed products go on by two."""
     reads = [one for one in condition.values() if one.op == "get-tuple-element"]
     marks = [o for one in condition.values() for o in one.operands if "#" in o]
-    index = int(reads[0].attribute("index") if reads else marks[0].partition("#")[2] if marks else 0)
+    index = int(
+        reads[0].attribute("index") if reads else marks[0].partition("#")[2] if marks else 0
+    )
     if index >= len(body.root.operands):
         return 1
     counter = body.maker(body.root.operands[index])
@@ -259,11 +261,11 @@ def instruction(line: str, holder: Computation) -> Instruction | None:
     end = rest.find(" ")
     if rest.startswith("("):
         depth = 0
-        for end, letter in enumerate(rest):
+        for at, letter in enumerate(rest):
             depth += (letter == "(") - (letter == ")")
             if depth == 0:
+                end = at + 1
                 break
-        end += 1
     operation = OPERATION.match(rest[end:])
     if not operation:
         return None

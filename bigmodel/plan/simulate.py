@@ -1,9 +1,9 @@
 """How long a scheduled program takes: one clock for the core, a queue for each thing beside it.
 
 The compiler has put the instructions in order. The core runs them one after the other; what has a
-start and a done (collectives, copies) stands in the queue of its links meanwhile, and the core waits
-at the done for what is left of it: that wait is exposed, the rest hidden. A loop costs its body
-times its trips.
+start and a done (collectives, copies) stands in the queue of its links meanwhile, and the core
+waits at the done for what is left of it: that wait is exposed, the rest hidden. A loop costs its
+body times its trips.
 """
 
 import collections
@@ -13,67 +13,12 @@ from typing import Any
 
 from bigmodel.plan import names, network, program, work
 from bigmodel.plan.program import COLLECTIVES, HOST, Computation, Instruction, Program
+from bigmodel.plan.spent import Moved, Spent
 
 # Of the efficiency of large products: what attention's kernels reach (PLANNING: two kernels,
 # 128-wide heads).
 ATTENTION_SHARE = 0.53
 START_SECONDS = 1.5e-6  # of an instruction: its first block comes from memory before it can begin
-
-
-@dataclasses.dataclass(frozen=True)
-class Moved:
-    """A collective, as a program writes it.
-
-    Attributes:
-        bytes: that go in on one device, each time.
-        devices: that take part.
-        synchronous: whether the core stands still meanwhile.
-        layer: see `names.layer`.
-        turn: see `names.turn`.
-    """
-
-    kind: str
-    axes: tuple[str, ...]
-    network: str
-    bytes: int
-    devices: int
-    synchronous: bool
-    layer: str
-    turn: str
-
-
-@dataclasses.dataclass
-class Spent:
-    """What a computation takes.
-
-    Attributes:
-        seconds: of the core's clock.
-        parts: seconds by what they go to; those of a start are added at its done.
-        collectives: collective -> [times, seconds, exposed seconds].
-        operations: (layer, what) -> [times, seconds, FLOPs, bytes].
-        loops: trips -> seconds of all loops with so many.
-    """
-
-    seconds: float = 0.0
-    parts: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-    collectives: dict[Moved, list[float]] = dataclasses.field(default_factory=dict)
-    operations: dict[tuple[str, str], list[float]] = dataclasses.field(default_factory=dict)
-    loops: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-
-    def add(self, other: "Spent", times: int = 1) -> None:
-        self.seconds += times * other.seconds
-        for part, seconds in other.parts.items():
-            self.parts[part] += times * seconds
-        for trips, seconds in other.loops.items():
-            self.loops[trips] += times * seconds
-        for mine, theirs in (
-            (self.collectives, other.collectives),
-            (self.operations, other.operations),
-        ):
-            for key, row in theirs.items():
-                total = mine.setdefault(key, [0.0] * len(row))  # type: ignore[arg-type, call-overload]
-                for i, value in enumerate(row):
-                    total[i] += times * value
 
 
 class Clock:
@@ -117,9 +62,9 @@ class Turn:
             self.spent.add(inner, trips)
             self.spent.loops[trips] += trips * inner.seconds
         elif op == "conditional":
-            found = [self.clock.run(body) for body in self.clock.whole.branches(one)]
-            if found:
-                self.spent.add(max(found, key=lambda spent: spent.seconds))
+            sides = [self.clock.run(body) for body in self.clock.whole.branches(one)]
+            if sides:
+                self.spent.add(max(sides, key=lambda spent: spent.seconds))
         elif op == "call" and one.calls in self.clock.whole.computations:
             self.spent.add(self.clock.run(self.clock.whole.computations[one.calls]))
         elif op == "async-update":
@@ -133,8 +78,8 @@ class Turn:
             self.start(one)
         elif chain := self.chain(one):
             self.carry_on(one, *chain)
-        elif (inner := self.collective_in(one)) is not None:
-            self.collective(one, inner)
+        elif (beside := self.collective_in(one)) is not None:
+            self.collective(one, beside)
         else:
             self.compute(one)
 
@@ -190,9 +135,7 @@ class Turn:
             seconds = program.size_of(result) / self.net.chip.hbm_bandwidth
             self.book(one.name, seconds, ["copies"], "other", None)
 
-    def book(
-        self, name: str, seconds: float, lanes: Any, what: str, moved: Moved | None
-    ) -> float:
+    def book(self, name: str, seconds: float, lanes: Any, what: str, moved: Moved | None) -> float:
         """Stands in the queues of all lanes at once; returns when it is through."""
         begin = max([self.spent.seconds, *(self.queues[lane] for lane in lanes)])
         for lane in lanes:
@@ -259,9 +202,7 @@ class Turn:
             return None
         return next((i for i in self.clock.whole.inside(one) if kind_of(i) in COLLECTIVES), None)
 
-    def moved(
-        self, one: Instruction, *, synchronous: bool
-    ) -> tuple[float, Any, str, Moved]:
+    def moved(self, one: Instruction, *, synchronous: bool) -> tuple[float, Any, str, Moved]:
         """Seconds, lanes, part and record of a collective."""
         kind, holder = kind_of(one), one.holder
         operands = one.operands[:1] if kind == "ragged-all-to-all" else one.operands

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from bigmodel import costs, evaluate, trees
+from bigmodel import costs, trees
 from bigmodel import recipe as recipes
 from bigmodel.decode import generate, sampling
+from bigmodel.evaluate import make_eval_step
 from bigmodel.sharding import mesh as meshes
 from bigmodel.sharding import rules
 from bigmodel.train import compiled
@@ -33,7 +34,7 @@ def lower(recipe: recipes.Recipe, task: str, prompt: int) -> tuple[jax.stages.Lo
         if task == "train":
             traced = compiled.trace(recipe, state, batch_of(recipe))
         elif task == "evaluate":
-            step = evaluate.make_eval_step(recipe)
+            step: Any = make_eval_step(recipe)
             traced = step.trace(state.params, placed(recipe, batch_of(recipe)))
         else:
             traced = trace_decoding(recipe, state.params, task, prompt)

@@ -66,13 +66,13 @@ def parse(name: str, slices: int = 1) -> Topology:
         count = whole(name, rest, 1)[0]
         return Topology(name, "cpu", "cpu", (count,), slices)
     if kind == "gpu":
-        model, _, shape = rest.partition(":")
+        model, _, of_hosts = rest.partition(":")
         if model not in gpus.TARGETS:
             known = [f"gpu:{one}" for one in gpus.TARGETS]
             refuse(name, f"no GPU {model!r}", known, f"gpu:{model}")
         if slices > 1:
             raise config.InputError(f"--slices={slices}: of GPUs the hosts stand in the name.")
-        return Topology(name, "gpu", model, whole(name, shape, 2))
+        return Topology(name, "gpu", model, whole(name, of_hosts, 2))
     if kind not in costs.GENERATIONS:
         refuse(name, f"no hardware {kind!r}", [*costs.GENERATIONS, "gpu:h100", "cpu"], kind)
     generation = costs.GENERATIONS[kind]
@@ -118,9 +118,8 @@ def shapes(kind: str) -> list[tuple[int, ...]]:
     """The usual shapes of a generation, up to 1,024 chips."""
     if costs.GENERATIONS[kind].dims == 2:
         return [(1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16)]
-    small = [(2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4)]
-    cubes = [(4, 4, 4), (4, 4, 8), (4, 8, 8), (8, 8, 8), (8, 8, 16)]
-    return small + cubes
+    small = ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4))
+    return [*small, (4, 4, 4), (4, 4, 8), (4, 8, 8), (8, 8, 8), (8, 8, 16)]
 
 
 def distance(a: tuple[int, ...], b: tuple[int, ...]) -> float:

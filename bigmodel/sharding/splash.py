@@ -48,7 +48,7 @@ def splash(
         options: dict[str, Any] = dict(causal=causal, window=window, scale=scale, softcap=softcap)
         return attention.chunked(q, k, v, segments, kv_segments, **options)
     sizes = block_sizes(T, S, **blocks)
-    seen = dict(causal=causal, window=window)
+    seen: dict[str, Any] = dict(causal=causal, window=window)
     kernel = make(
         mask(T, S, **seen),
         *(H, sizes),
