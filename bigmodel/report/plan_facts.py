@@ -114,6 +114,14 @@ def compiled_words(plan: Plan) -> str:
     return words if spent is None else f"{words} in {units.seconds(spent)}"
 
 
+def excess(plan: Plan) -> str:
+    """What the program does over what the model asks for: recomputation, all of attention."""
+    asked, done = plan["flops"]["causal"], plan["flops"]["compiled_per_device"]
+    if not asked or done is None:
+        return units.UNKNOWN
+    return f"{units.digits(done * plan['devices'] / asked)} times its share of the causal count"
+
+
 def promise(plan: Plan) -> str:
     """How far the prediction is to be trusted. Nothing of a plan was ever measured."""
     left, layout, step = free(plan), plan["layout"], plan["step_seconds"]
@@ -126,7 +134,7 @@ def promise(plan: Plan) -> str:
         "a layout that was not compiled": plan["compiled"] == "analytic",
     }
     hard = {
-        f"less than {units.percent(EDGE)} of HBM free": left is not None
+        f"less than {100 * EDGE:.0f} % of HBM free": left is not None
         and left < EDGE * plan["hbm_limit_bytes"],
         "offload to the host": layout["offload"] or layout["remat_offload"] or plan["host_bytes"],
         f"a step under {units.seconds(BRIEF_SECONDS)}": step is not None and step < BRIEF_SECONDS,

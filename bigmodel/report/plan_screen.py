@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from bigmodel.report import plan_facts, units
 
 WIDTH, BAR = 100, 12
-COLLECTIVES, LAYOUTS, WARNINGS, CHANGES = 7, 20, 5, 4  # rows that are shown; the page has them all
+COLLECTIVES, LAYOUTS, WARNINGS, CHANGES = 6, 20, 4, 4  # rows that are shown; the page has them all
 EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
 def screen(plan: plan_facts.Plan) -> str:
-    """What a step costs, in at most 50 lines.
+    """What a step costs, in about 40 lines; many warnings and tried changes make it a few more.
 
     Args:
         plan: the dict of `bigmodel plan --json`; what is null in it is "unknown" here.
@@ -32,7 +32,7 @@ def ranking(plan: plan_facts.Plan) -> str:
     goal = plan_facts.OBJECTIVES[search["objective"]][1]
     compiled = sum(row["compiled"] != "analytic" for row in layouts)
     common, own = plan_facts.apart([plan_facts.layout_words(row["layout"]) for row in layouts])
-    heads = ["", "", "mesh", "layout", "HBM", "free", "step", "MFU", "tok/s/chip"]
+    heads = ["", "", "mesh", "layout", "HBM", "step", "MFU", "tok/s/chip"]
     table = [heads]
     for row, rank, words in list(zip(layouts, ranks, own, strict=True))[:LAYOUTS]:
         tie = "=" if rank is not None and ranks.count(rank) > 1 else " "
@@ -43,7 +43,6 @@ def ranking(plan: plan_facts.Plan) -> str:
                 plan_facts.mesh_words(row["mesh"]),
                 ", ".join(words),
                 units.size(row["hbm_bytes"]),
-                units.percent(plan_facts.free(row), row["hbm_limit_bytes"]),
                 units.seconds(row["step_seconds"]),
                 units.percent(row["mfu"]),
                 units.count(row["tokens_per_second_per_chip"]),
@@ -61,7 +60,9 @@ def ranking(plan: plan_facts.Plan) -> str:
             f"{units.count(search['considered'])} considered in "
             f"{units.seconds(search['analytic_seconds'])}, {units.count(compiled)} compiled"
             + ("" if search["complete"] else "; cut short"),
-            *wrapped(f"All of them: {', '.join(common) or 'nothing in common'}"),
+            *wrapped(
+                f"All of them: {', '.join(common)}; {units.size(plan['hbm_limit_bytes'])} of HBM"
+            ),
             *columns(table, left=(2, 3), bends=3),
             *([f"and {units.count(more)} more"] if more > 0 else []),
             "* compiled, the others analytic;  = tied: predictions within "
@@ -92,14 +93,13 @@ def head(plan: plan_facts.Plan) -> Iterator[str]:
     mark, sentence = plan_facts.verdict(plan)
     yield from ("", {"fits": "[ok] ", "over": "[NO] ", "unknown": "[??] "}[mark] + sentence)
     figures = [
-        f"step {units.seconds(plan['step_seconds'])}",
-        f"MFU {plan_facts.mfu(plan)}",
-        f"{units.count(plan['tokens_per_second_per_chip'])} tokens/s/chip",
-        f"{units.count(plan['tokens_per_second'])} tokens/s",
+        (units.seconds(plan["step_seconds"]), "a step"),
+        (units.count(plan["tokens_per_second_per_chip"]), "tokens/s/chip"),
+        (units.count(plan["tokens_per_second"]), "tokens/s"),
+        (units.dollars(plan["dollars_per_million_tokens"]), "per million tokens"),
     ]
-    if plan["dollars_per_million_tokens"] is not None:
-        figures.append(f"{units.dollars(plan['dollars_per_million_tokens'])} per million tokens")
-    yield from wrapped(", ".join(figures), "     ")
+    known = [f"{figure} {words}" for figure, words in figures if figure != units.UNKNOWN]
+    yield from wrapped(", ".join([*known, f"MFU {plan_facts.mfu(plan)}"]), "     ")
     yield from wrapped(plan_facts.promise(plan), "     ")
 
 
@@ -108,7 +108,7 @@ def split(plan: plan_facts.Plan) -> Iterator[str]:
     limit, free, step = plan["hbm_limit_bytes"], plan_facts.free(plan), plan["step_seconds"]
     whole = limit or plan["hbm_bytes"]
     size = units.alike(max(whole, plan["hbm_bytes"]), units.BYTES)
-    left = [f"{'HBM a device':<16}{size(plan['hbm_bytes']):>11}"]
+    left = [f"{'HBM a device':<16}{size(plan['hbm_bytes']):>11}{bar(plan['hbm_bytes'], whole)}"]
     for _, words, part in plan_facts.parts(plan["memory"], plan_facts.MEMORY):
         left.append(f"{words:<16}{size(part):>11}{bar(part, whole)}")
     if free is not None:
@@ -139,19 +139,18 @@ def buffers(plan: plan_facts.Plan) -> Iterator[str]:
 
 def work(plan: plan_facts.Plan) -> Iterator[str]:
     """FLOPs of a step and MFU, by both conventions of counting attention."""
-    flops, whole = plan["flops"], plan["devices"]
-    done = flops["compiled_per_device"]
-    for key, words, used in (
-        ("causal", "causal attention halved", plan["mfu"]),
-        ("full", "full attention", plan["mfu_full_attention"]),
-    ):
-        share = f", MFU {units.percent(used)}" if used is not None else ""
-        yield f"FLOPs of a step, {words:<24}{units.flops(flops[key]):>12}{share}"
+    flops, done = plan["flops"], plan["flops"]["compiled_per_device"]
+    rows = [
+        ("causal attention halved", flops["causal"], plan["mfu"]),
+        ("full attention", flops["full"], plan["mfu_full_attention"]),
+    ]
+    for words, number, used in rows:
+        share = "" if used is None else f", MFU {units.percent(used)}"
+        yield f"FLOPs of a step, {words:<24}{units.flops(number):>12}{share}"
     if done is not None:
-        ratio = (
-            f", {units.digits(done * whole / flops['causal'])} × causal" if flops["causal"] else ""
+        yield f"{'FLOPs that the program does on a device':<41}{units.flops(done):>12}, " + (
+            plan_facts.excess(plan)
         )
-        yield f"{'FLOPs that the program does, all devices':<41}{units.flops(done * whole):>12}{ratio}"
 
 
 def collectives(plan: plan_facts.Plan) -> Iterator[str]:
@@ -195,14 +194,12 @@ def changes(plan: plan_facts.Plan) -> Iterator[str]:
 def warnings(plan: plan_facts.Plan) -> Iterator[str]:
     """Each begins on a line of its own; when there are too many the rest is counted."""
     for text in plan["warnings"][:WARNINGS]:
-        yield from list(wrapped(f"warning: {text}", "  "))[:3]
+        yield from wrapped(f"warning: {text}", lines=2)
     if len(plan["warnings"]) > WARNINGS:
         yield f"and {units.times(len(plan['warnings']) - WARNINGS, 'warning')} more"
     if plan["flags_refused"]:
         flags = plan["flags_refused"]
-        yield from list(wrapped(f"{units.times(len(flags), 'flag')} refused: {' '.join(flags)}"))[
-            :3
-        ]
+        yield from wrapped(f"{units.times(len(flags), 'flag')} refused: {' '.join(flags)}", lines=2)
 
 
 def bar(part: float, whole: float | None) -> str:
@@ -226,8 +223,18 @@ def columns(table: Sequence[Sequence[str]], *, left: Sequence[int], bends: int) 
 
 
 def cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
+    """Of a path its end tells more than its beginning."""
+    if len(text) <= width:
+        return text
+    return f"…{text[1 - width :]}" if "/" in text else f"{text[: width - 1]}…"
 
 
-def wrapped(text: str, indent: str = "") -> list[str]:
-    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent + "  ")
+def wrapped(text: str, indent: str = "", lines: int = 3) -> list[str]:
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=indent + "  ",
+        max_lines=lines,
+        placeholder=" …",
+    )
