@@ -56,10 +56,12 @@ def ranking(plan: plan_facts.Plan) -> str:
     more = len(layouts) - LAYOUTS
     return "\n".join(
         [
-            f"Search for {goal}: {units.times(search['admissible'], 'layout')} admissible, "
-            f"{units.count(search['considered'])} considered in "
-            f"{units.seconds(search['analytic_seconds'])}, {units.count(compiled)} compiled"
-            + ("" if search["complete"] else "; cut short"),
+            *wrapped(
+                f"Search for {goal}: {units.times(search['admissible'], 'layout')} admissible, "
+                f"{units.count(search['considered'])} considered in "
+                f"{units.seconds(search['analytic_seconds'])}, {units.count(compiled)} compiled"
+                + ("" if search["complete"] else "; cut short")
+            ),
             *wrapped(
                 f"All of them: {', '.join(common)}; {units.size(plan['hbm_limit_bytes'])} of HBM"
             ),
@@ -196,7 +198,7 @@ def warnings(plan: plan_facts.Plan) -> Iterator[str]:
     for text in plan["warnings"][:WARNINGS]:
         yield from wrapped(f"warning: {text}", lines=2)
     if len(plan["warnings"]) > WARNINGS:
-        yield f"and {units.times(len(plan['warnings']) - WARNINGS, 'warning')} more"
+        yield f"and {len(plan['warnings']) - WARNINGS} more warnings"
     if plan["flags_refused"]:
         flags = plan["flags_refused"]
         yield from wrapped(f"{units.times(len(flags), 'flag')} refused: {' '.join(flags)}", lines=2)

@@ -22,13 +22,13 @@ def write(value: float | None, ladder: Ladder) -> str:
     """A number in the unit that leaves it at least 1, or in the smallest: "56.8 GiB"."""
     if value is None:
         return UNKNOWN
-    unit, scale = step_of(value, ladder)
-    return f"{digits(value / scale)} {unit}".strip() if value else f"0 {ladder[-1][0]}".strip()
+    unit, scale = step_of(value, ladder) if value else unscaled(ladder)
+    return f"{digits(value / scale)} {unit}".strip()
 
 
 def alike(largest: float | None, ladder: Ladder) -> Callable[[float | None], str]:
     """A writer for a column: the unit and the decimals that fit its largest number."""
-    unit, scale = step_of(largest or 0.0, ladder) if largest else ladder[-1]
+    unit, scale = step_of(largest, ladder) if largest else unscaled(ladder)
     places = 2 if (largest or 0.0) / scale < 100 else 1
 
     def writer(value: float | None) -> str:
@@ -41,6 +41,10 @@ def step_of(value: float, ladder: Ladder) -> tuple[str, float]:
     """The step whose number is at least 1 once it is rounded to three digits."""
     fit = [step for step in ladder if float(f"{abs(value) / step[1]:.3g}") >= 1]
     return fit[-1] if fit else ladder[0]
+
+
+def unscaled(ladder: Ladder) -> tuple[str, float]:
+    return next(step for step in ladder if step[1] == 1.0)
 
 
 def digits(value: float) -> str:

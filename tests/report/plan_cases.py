@@ -48,7 +48,10 @@ def over():
         ],
     )
     plan["time"] |= {"host_exposed": 0.4, "bubble": 0.0}
-    plan["roofline"] |= {"peak_flops": 9.18e14, "hbm_bandwidth": 1.64e12}
+    peak, bandwidth = 9.18e14, 1.64e12
+    plan["roofline"] |= {"peak_flops": peak, "hbm_bandwidth": bandwidth}
+    for row in plan["roofline"]["operations"]:
+        row["seconds"] = max(row["flops"] / peak / 0.735, row["bytes"] / bandwidth)
     return timed(plan)
 
 
@@ -136,7 +139,19 @@ DECODE = timed(
         memory=dict.fromkeys(FITS["memory"], 0.0) | {"parameters": 8.2 * GIB, "other": 1.1 * GIB},
         flops={"causal": 1.1e12, "full": 1.1e12, "compiled_per_device": 1.4e11},
         flops_per_step=1.1e12,
-        collectives=FITS["collectives"][4:6],
+        collectives=[
+            row | {"seconds": 2e-4, "exposed_seconds": 1e-4} for row in FITS["collectives"][4:6]
+        ],
+        roofline={
+            "peak_flops": 1.97e14,
+            "hbm_bandwidth": 8.2e11,
+            "flops": 1.4e11,
+            "hbm_bytes": 9.1e9,
+            "operations": [
+                {"name": name, "flops": 15.0 * b, "bytes": b, "seconds": b / 8.2e11, "times": 80}
+                for name, b in (("layers/feedforward/up", 2.9e9), ("head", 2.6e8))
+            ],
+        },
         scaling=[],
     )
 )
