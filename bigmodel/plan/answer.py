@@ -7,10 +7,11 @@ from typing import Any
 
 import bigmodel
 from bigmodel import config, costs
-from bigmodel.plan import calibrate, memory, network, simulate
+from bigmodel.plan import calibrate, gpus, memory, network, simulate
 from bigmodel.plan.program import Program
 from bigmodel.plan.requests import Found, Request
 from bigmodel.plan.spent import Spent
+from bigmodel.plan.topology import Topology
 
 SCHEMA = 1
 EDGE = 0.08  # of main memory free: with less the compiler begins to recompute by itself
@@ -25,8 +26,8 @@ def plan(request: Request, found: Found) -> dict[str, Any]:
     chip = where.chip
     whole = Program(found.program)
     held = memory.held(whole, found.allocations, found.live, meta, trains=request.task == "train")
-    peak = found.memory["peak"] if found.memory else held.total
-    limit = chip.hbm_bytes if chip else None
+    peak = (found.memory["peak"] if found.memory else held.total) + gpus.workspace(whole)
+    limit = limit_of(where)
     answer = {
         "schema": SCHEMA,
         "config": about_config(request.loaded),
@@ -62,6 +63,13 @@ def plan(request: Request, found: Found) -> dict[str, Any]:
     else:
         answer |= flops_of(request) | untimed(found)
     return answer | {"warnings": warnings(request, found, answer, whole)}
+
+
+def limit_of(where: Topology) -> float | None:
+    """Bytes of main memory that a program may have; None of simulated devices."""
+    if where.platform == "gpu":
+        return gpus.limit(where.kind)
+    return where.chip.hbm_bytes if where.chip else None
 
 
 def about_config(loaded: config.Loaded) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pathlib
 import re
 import sys
 import time
+from contextlib import nullcontext as nothing
 from typing import Any
 
 PACKAGES = ("jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "flax", "optax")
@@ -42,14 +43,15 @@ def kind_of(error: Exception) -> str:
 
 def run(request: dict[str, Any], folder: pathlib.Path) -> None:
     began = time.perf_counter()
-    from bigmodel import costs
+    from bigmodel import compat, costs
     from bigmodel import recipe as recipes
-    from bigmodel.plan import steps, topology
+    from bigmodel.plan import gpus, steps, topology
 
     where = topology.parse(request["topology"], request["slices"])
     devices = topology.devices(where)
     recipe = recipes.make(loaded_of(request), devices=devices)
-    lowered, about = steps.lower(recipe, request["task"], request["prompt"])
+    with compat.assumed_cudnn(gpus.VERSION) if where.platform == "gpu" else nothing():
+        lowered, about = steps.lower(recipe, request["task"], request["prompt"])
     mesh = recipe.mesh
     write(
         folder,

@@ -1,4 +1,4 @@
-"""What `bigmodel plan` does with its flags: a plan, a search, a comparison, a budget, a constant."""
+"""What `bigmodel plan` does with its flags: a plan, a search, a comparison, a budget."""
 
 import dataclasses
 import json

@@ -11,6 +11,7 @@ from bigmodel.plan import program
 from bigmodel.plan.program import Instruction, Program
 
 CUDNN = (9, 10, 0)
+VERSION = 10_000 * CUDNN[0] + 100 * CUDNN[1] + CUDNN[2]  # as jax counts it
 # By compute capability: a core's units for float32, and KiB of its fast memory, of which a block
 # may have all but one.
 CORES = {8: (64, 164), 9: (128, 228), 10: (128, 228)}

@@ -124,7 +124,7 @@ def live_values(
         return
     listed = allocations[begin.end() :].split("\nallocation ", 1)[0]
     values = [(name, int(size), int(at)) for name, size, at in VALUE.findall(listed)]
-    ranges = {name: (int(start), int(end)) for name, start, end in RANGE.findall(live)}
+    ranges = {n.removesuffix("{}"): (int(a), int(b)) for n, a, b in RANGE.findall(live)}
     timed = [(name, size, at, *ranges[name]) for name, size, at in values if name in ranges]
     if not timed:
         return
@@ -156,6 +156,7 @@ def name_of(whole: Program, one: Instruction, index: list[str], kind: str) -> st
     """The layer that a value comes from; of a stack that a loop fills, what it is filled with."""
     source, filled = origin(whole, one, index)
     name = names.layer(source.op_name) or names.layer(one.op_name)
+    name = "layers/input" if name == "layers" else name
     if kind == "gradients":
         return f"{name or 'parameters'} (gradient)"
     if filled:

@@ -150,8 +150,14 @@ class Network:
         return {way for way, count in counts.items() if count == most} or {self.names[0]}
 
 
+MESH = re.compile(
+    r"replica_groups=mesh\[(?P<axes>[^\]]*)\]"
+    r"(?:, device_ids=\(\[(?P<shape>[\d,]*)\]T\((?P<order>[\d,]*)\)\))? \{(?P<used>[^}]*)\}"
+)
+
+
 def group_of(one: Instruction, devices: int) -> list[int]:
-    """The first of the groups of devices that a collective goes over, in any of three notations."""
+    """The first of the groups of devices that a collective goes over, in any of their notations."""
     ids = np.arange(devices)
     rest = one.rest
     if found := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest):
@@ -159,10 +165,12 @@ def group_of(one: Instruction, devices: int) -> list[int]:
         laid = ids.reshape(shape)
         laid = laid.transpose(order) if order else laid
         return laid.reshape(rows[0], -1)[0].tolist()
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", rest):
-        sizes = re.findall(r"'(\w+)'=(\d+)", found[1])
-        used = re.findall(r"'(\w+)'", found[2])
-        laid = ids[: np.prod([int(n) for _, n in sizes])].reshape([int(n) for _, n in sizes])
+    if found := MESH.search(rest):
+        sizes = re.findall(r"'(\w+)'=(\d+)", found["axes"])
+        used = re.findall(r"'(\w+)'", found["used"])
+        if found["shape"]:  # the devices in another order
+            ids = ids.reshape(numbers(found["shape"])).transpose(numbers(found["order"])).ravel()
+        laid = ids.reshape([int(n) for _, n in sizes])
         return laid[tuple(slice(None) if axis in used else 0 for axis, _ in sizes)].ravel().tolist()
     if found := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
         return numbers(found[1])

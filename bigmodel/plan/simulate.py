@@ -8,6 +8,7 @@ body times its trips.
 
 import collections
 import dataclasses
+import math
 import re
 from typing import Any
 
@@ -208,7 +209,9 @@ class Turn:
         operands = one.operands[:1] if kind == "ragged-all-to-all" else one.operands
         given = sum(program.size_of(holder.type_of(operand)) for operand in operands)
         made = program.size_of(one.type)
-        if one.op.endswith("-start") and kind == "all-gather":
+        if kind == "ragged-all-to-all":  # the larger side is room for the worst case
+            given = made = min(given, made)
+        if one.op.endswith("-start") and kind in ("all-gather", "reduce-scatter"):
             made -= given  # its type names what goes in as well
         pairs = network.pairs_of(one) if kind == "collective-permute" else []
         if pairs:
@@ -225,7 +228,7 @@ class Turn:
             axes=axes,
             network=self.net.names[far],
             bytes=given,
-            devices=len(members) if not pairs else len(pairs),
+            devices=math.prod(self.net.mesh[axis] for axis in axes) if pairs else len(members),
             synchronous=synchronous,
             layer=names.layer(one.op_name),
             turn=names.turn(one.op_name),

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from bigmodel.plan import program
+from bigmodel.plan import gpus, program
 from bigmodel.plan.program import Computation, Instruction, Program
 
 FREE = ("bitcast", "reshape", "copy", "convert", "transpose")  # inside a fusion nothing is written
@@ -166,7 +166,7 @@ def meeting(
 
 def library_flops(one: Instruction) -> float:
     """Of a call into a library whose name says that it multiplies matrices."""
-    if "gemm" not in one.rest and "matmul" not in one.rest:
+    if "__cublas" not in one.rest:
         return 0.0
     left, right = (program.arrays(one.holder.type_of(o)) for o in one.operands[:2])
     result = program.arrays(one.type)
@@ -183,6 +183,8 @@ def attention_flops(one: Instruction) -> float:
     Forward two products (scores, values) a pair; backward five where one kernel makes all the
     gradients, else four for keys and values and three for queries, which compute the scores anew.
     """
+    if (call := gpus.attention(one)) is not None:
+        return call.flops
     if "tpu_custom_call" not in one.rest or "splash" not in one.op_name:
         return 0.0
     found = PAIRS.search(one.op_name)
