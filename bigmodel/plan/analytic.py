@@ -386,9 +386,7 @@ def setup(values: Any, mesh: Mapping[str, int], rules: Mapping[str, Any]) -> Set
 
 
 SHAPE = frozenset(
-    "vocab width layers heads kv_heads head_dim kv_rank query_rank rope_dim hidden length norm "
-    "norm_bias norm_placement qk_norm position feedforward experts expert_hidden shared_experts "
-    "dense_layers router_balance bias qkv_bias tied".split()
+    ["vocab", "width", "layers", "heads", "kv_heads", "head_dim", "kv_rank", "query_rank", "rope_dim", "hidden", "length", "norm", "norm_bias", "norm_placement", "qk_norm", "position", "feedforward", "experts", "expert_hidden", "shared_experts", "dense_layers", "router_balance", "bias", "qkv_bias", "tied"]
 )
 
 

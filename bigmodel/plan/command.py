@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from bigmodel import config
-from bigmodel.plan import answer, budget, calibrate, compiling, cures, make_request, search
+from bigmodel.plan import answer, calibrate, compiling, cures, make_request, search
 from bigmodel.report import plan_page, plan_screen
 
 
