@@ -7,7 +7,7 @@ from typing import Any
 
 import bigmodel
 from bigmodel import config, costs
-from bigmodel.plan import calibrate, memory, network, simulate
+from bigmodel.plan import calibrate, gpus, memory, network, simulate
 from bigmodel.plan.program import Program
 from bigmodel.plan.requests import Found, Request
 from bigmodel.plan.spent import Spent
@@ -25,8 +25,10 @@ def plan(request: Request, found: Found) -> dict[str, Any]:
     chip = where.chip
     whole = Program(found.program)
     held = memory.held(whole, found.allocations, found.live, meta, trains=request.task == "train")
-    peak = found.memory["peak"] if found.memory else held.total
+    peak = found.memory["peak"] + gpus.workspace(whole) if found.memory else held.total
     limit = chip.hbm_bytes if chip else None
+    if where.platform == "gpu":
+        limit = gpus.limit(where.kind)
     answer = {
         "schema": SCHEMA,
         "config": about_config(request.loaded),

@@ -42,14 +42,15 @@ def kind_of(error: Exception) -> str:
 
 def run(request: dict[str, Any], folder: pathlib.Path) -> None:
     began = time.perf_counter()
-    from bigmodel import costs
+    from bigmodel import compat, costs
     from bigmodel import recipe as recipes
-    from bigmodel.plan import steps, topology
+    from bigmodel.plan import gpus, steps, topology
 
     where = topology.parse(request["topology"], request["slices"])
     devices = topology.devices(where)
     recipe = recipes.make(loaded_of(request), devices=devices)
-    lowered, about = steps.lower(recipe, request["task"], request["prompt"])
+    with compat.assumed_cudnn(gpus.CUDNN):
+        lowered, about = steps.lower(recipe, request["task"], request["prompt"])
     mesh = recipe.mesh
     write(
         folder,
@@ -58,7 +59,7 @@ def run(request: dict[str, Any], folder: pathlib.Path) -> None:
         | {
             "kind": mesh.devices.flat[0].device_kind,
             "mesh": dict(mesh.shape),
-            "coords": [place(device) for device in mesh.devices.flat],
+            "coords": [place(device, where.platform) for device in mesh.devices.flat],
             "slice_of": [slice_of(device, where.platform) for device in mesh.devices.flat],
             "networks": where.networks,
             "versions": versions(),
@@ -98,8 +99,9 @@ def loaded_of(request: dict[str, Any]) -> Any:
     return loaded
 
 
-def place(device: Any) -> list[int]:
-    return list(getattr(device, "coords", ()) or ())
+def place(device: Any, platform: str) -> list[int]:
+    """In the torus of its slice; GPUs stand in none."""
+    return [] if platform == "gpu" else list(getattr(device, "coords", ()) or ())
 
 
 def slice_of(device: Any, platform: str) -> int:

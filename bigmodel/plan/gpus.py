@@ -10,7 +10,7 @@ from typing import Any
 from bigmodel.plan import program
 from bigmodel.plan.program import Instruction, Program
 
-CUDNN = (9, 10, 0)
+CUDNN = 91000  # 9.10.0, as jax writes versions of it
 # By compute capability: a core's units for float32, and KiB of its fast memory, of which a block
 # may have all but one.
 CORES = {8: (64, 164), 9: (128, 228), 10: (128, 228)}
@@ -44,7 +44,7 @@ class Target:
 
     @property
     def text(self) -> str:
-        major, minor, patch = CUDNN
+        major, minor = divmod(CUDNN // 100, 100)
         units, shared = CORES[self.capability]
         device = {
             "threads_per_block_limit": 1024,
@@ -70,7 +70,7 @@ class Target:
         return (
             f"gpu_device_info {{ {fields} {capability} }} "
             f'platform_name: "CUDA" device_description_str: "{self.kind}" '
-            f"dnn_version_info {{ major: {major} minor: {minor} patch: {patch} }}"
+            f"dnn_version_info {{ major: {major} minor: {minor} }}"
         )
 
 

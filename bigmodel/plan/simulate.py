@@ -99,7 +99,8 @@ class Turn:
                 return  # a mark for the compiler
             what, seconds = "other", memory
         elif flops:
-            what, seconds = "matrix", max(flops / self.clock.speed, memory)
+            slow = self.work.slow_flops(one)
+            what, seconds = "matrix", max((flops + slow) / self.clock.speed, memory)
         else:
             what, seconds = "other", memory
         self.pass_time(seconds + START_SECONDS, what, one, flops or attention, moved)
@@ -208,7 +209,7 @@ class Turn:
         operands = one.operands[:1] if kind == "ragged-all-to-all" else one.operands
         given = sum(program.size_of(holder.type_of(operand)) for operand in operands)
         made = program.size_of(one.type)
-        if one.op.endswith("-start") and kind == "all-gather":
+        if one.op in ("all-gather-start", "reduce-scatter-start"):
             made -= given  # its type names what goes in as well
         pairs = network.pairs_of(one) if kind == "collective-permute" else []
         if pairs:

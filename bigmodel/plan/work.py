@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from bigmodel.plan import program
+from bigmodel.plan import gpus, program
 from bigmodel.plan.program import Computation, Instruction, Program
 
 FREE = ("bitcast", "reshape", "copy", "convert", "transpose")  # inside a fusion nothing is written
@@ -35,6 +35,14 @@ class Work:
         if one.op == "custom-call":
             return library_flops(one)
         return self.flops_in(one.calls) if one.calls else 0.0
+
+    def slow_flops(self, one: Instruction) -> float:
+        """Of them those of float32 factors, which a GPU multiplies at half the speed (TF32)."""
+        if one.op == "dot" or "__cublas" in one.rest:
+            factors = [program.arrays(one.holder.type_of(o))[0].dtype for o in one.operands[:2]]
+            return self.flops(one) if set(factors) == {"f32"} else 0.0
+        inner = self.whole.called(one) if one.op == "fusion" else None
+        return sum(map(self.slow_flops, inner.values())) if inner else 0.0
 
     def _flops_in(self, name: str) -> float:
         return sum(self.flops(one) for one in self.whole.computations.get(name, {}).values())
@@ -165,8 +173,8 @@ def meeting(
 
 
 def library_flops(one: Instruction) -> float:
-    """Of a call into a library whose name says that it multiplies matrices."""
-    if "gemm" not in one.rest and "matmul" not in one.rest:
+    """Of a call into cuBLAS."""
+    if "__cublas" not in one.rest:
         return 0.0
     left, right = (program.arrays(one.holder.type_of(o)) for o in one.operands[:2])
     result = program.arrays(one.type)
@@ -178,11 +186,13 @@ def library_flops(one: Instruction) -> float:
 
 
 def attention_flops(one: Instruction) -> float:
-    """Of an attention kernel, from the pairs that its name says it computes; 0 for another call.
+    """Of an attention kernel, from the pairs that it says it computes; 0 for another call.
 
     Forward two products (scores, values) a pair; backward five where one kernel makes all the
     gradients, else four for keys and values and three for queries, which compute the scores anew.
     """
+    if (call := gpus.attention(one)) is not None:
+        return call.flops
     if "tpu_custom_call" not in one.rest or "splash" not in one.op_name:
         return 0.0
     found = PAIRS.search(one.op_name)
