@@ -156,7 +156,7 @@ LIBRARY = """ENTRY %main (a: f32[4,8], b: DTYPE[8,16]) -> f32[4,16] {
   %a = DTYPE[4,8]{1,0} parameter(0)
   %b = DTYPE[8,16]{1,0} parameter(1)
   %call = (f32[4,16]{1,0}, s8[64]{0}) custom-call(%a, %b), custom_call_target="__cublas$lt$matmul"\
-, backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"]}}}
+, backend_config={"gemm_backend_config":{"lhs_contracting_dimensions":["1"]}}
   ROOT %dot = f32[4,16]{1,0} dot(%a, %b), lhs_contracting_dims={1}, rhs_contracting_dims={0}
 }
 """
