@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from bigmodel import compat, costs
+from bigmodel import compat, config, costs
 from bigmodel.plan import gpus, network, work
 from bigmodel.plan.program import Program
 
@@ -38,11 +38,24 @@ def test_a_target_is_written_as_a_protocol_buffer(name):
     assert not left.strip()
 
 
-def test_a_program_has_three_quarters_of_the_memory_or_what_jax_is_told():
-    whole = gpus.TARGETS["h100"].memory
-    assert gpus.limit("h100", {}) == int(0.75 * whole)
-    assert gpus.limit("h100", {"XLA_CLIENT_MEM_FRACTION": ".92"}) == int(0.92 * whole)
-    assert gpus.limit("h100", {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.5"}) == int(0.5 * whole)
+@pytest.mark.parametrize(
+    ("environment", "version", "share"),
+    [
+        ({}, (0, 10, 2), 0.75),
+        ({}, (0, 12, 0), 0.94),
+        ({"XLA_CLIENT_MEM_FRACTION": ".92"}, (0, 10, 2), 0.92),
+        ({"XLA_CLIENT_MEM_FRACTION": "0.8"}, (0, 12, 0), 0.8),
+        ({"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.5-0.9"}, (0, 12, 0), 0.9),
+        ({"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.5+"}, (0, 12, 0), 0.94),
+    ],
+)
+def test_a_program_has_the_share_of_the_memory_that_jax_gives_it(environment, version, share):
+    assert gpus.limit("h100", environment, version) == int(share * gpus.TARGETS["h100"].memory)
+
+
+def test_a_share_that_is_none_is_refused():
+    with pytest.raises(config.InputError, match="MEM_FRACTION=most is no share"):
+        gpus.limit("h100", {"XLA_CLIENT_MEM_FRACTION": "most"})
 
 
 # As XLA of jax 0.10.2 writes calls, without what is not read: 2 rows of 64, 4 heads, 2 of keys.
