@@ -6,8 +6,9 @@ import re
 import numpy as np
 import pytest
 
-from bigmodel import compat, config, costs
-from bigmodel.plan import gpus, network, work
+from bigmodel import compat, config, costs, recipe
+from bigmodel.plan import answer as plans
+from bigmodel.plan import compiling, gpus, network, requests, topology, work
 from bigmodel.plan.program import Program
 
 WITH_PLUGIN = pytest.mark.skipif(
@@ -182,3 +183,18 @@ def test_products_of_float32_are_told_apart(dtype, slow):
     for name in ("call", "dot"):
         assert counted.flops(whole.entry[name]) == 2.0 * 4 * 8 * 16
         assert counted.slow_flops(whole.entry[name]) == slow
+
+
+@WITH_PLUGIN
+def test_a_step_is_planned_for_gpus():
+    """To the schedule, by the compiler itself: 5 s."""
+    overrides = ["model.dtype=bfloat16", "batch=16", "mesh.fsdp=4", "mesh.tensor=2"]
+    loaded = recipe.resolve(config.load("configs/llama.py:tiny", overrides))
+    request = requests.Request(loaded, topology.parse("gpu:h100:2x4"))
+    answer = plans.plan(request, compiling.compile_one(request, cached=False))
+    assert answer["fits"]
+    assert answer["device"] == "H100"
+    assert answer["time"]["attention"] > 0
+    networks = {tuple(row["axes"]): row["network"] for row in answer["collectives"]}
+    assert networks[("fsdp",)] == "InfiniBand"
+    assert networks[("tensor",)] == "NVLink"
