@@ -26,7 +26,7 @@ def plan(request: Request, found: Found) -> dict[str, Any]:
     chip = where.chip
     whole = Program(found.program)
     held = memory.held(whole, found.allocations, found.live, meta, trains=request.task == "train")
-    peak = (found.memory["peak"] if found.memory else held.total) + gpus.workspace(whole)
+    peak = found.memory["peak"] + gpus.workspace(whole) if found.memory else held.total
     limit = limit_of(where)
     answer = {
         "schema": SCHEMA,

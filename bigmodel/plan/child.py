@@ -12,7 +12,6 @@ import pathlib
 import re
 import sys
 import time
-from contextlib import nullcontext as nothing
 from typing import Any
 
 PACKAGES = ("jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "flax", "optax")
@@ -50,7 +49,7 @@ def run(request: dict[str, Any], folder: pathlib.Path) -> None:
     where = topology.parse(request["topology"], request["slices"])
     devices = topology.devices(where)
     recipe = recipes.make(loaded_of(request), devices=devices)
-    with compat.assumed_cudnn(gpus.VERSION) if where.platform == "gpu" else nothing():
+    with compat.assumed_cudnn(gpus.CUDNN):
         lowered, about = steps.lower(recipe, request["task"], request["prompt"])
     mesh = recipe.mesh
     write(
@@ -60,7 +59,7 @@ def run(request: dict[str, Any], folder: pathlib.Path) -> None:
         | {
             "kind": mesh.devices.flat[0].device_kind,
             "mesh": dict(mesh.shape),
-            "coords": [place(device) for device in mesh.devices.flat],
+            "coords": [place(device, where.platform) for device in mesh.devices.flat],
             "slice_of": [slice_of(device, where.platform) for device in mesh.devices.flat],
             "networks": where.networks,
             "versions": versions(),
@@ -100,8 +99,9 @@ def loaded_of(request: dict[str, Any]) -> Any:
     return loaded
 
 
-def place(device: Any) -> list[int]:
-    return list(getattr(device, "coords", ()) or ())
+def place(device: Any, platform: str) -> list[int]:
+    """In the torus of its slice; GPUs stand in none."""
+    return [] if platform == "gpu" else list(getattr(device, "coords", ()) or ())
 
 
 def slice_of(device: Any, platform: str) -> int:

@@ -7,17 +7,20 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
+from bigmodel import config
 from bigmodel.plan import program
 from bigmodel.plan.program import Instruction, Program
 
-CUDNN = (9, 10, 0)
-VERSION = 10_000 * CUDNN[0] + 100 * CUDNN[1] + CUDNN[2]  # as jax counts it
+CUDNN = 91000  # 9.10.0, as jax writes versions of it
 # By compute capability: a core's units for float32, and KiB of its fast memory, of which a block
 # may have all but one.
 CORES = {8: (64, 164), 9: (128, 228), 10: (128, 228)}
-# jax takes this share of a GPU's memory at the first array, and a program has no more
-# (docs.jax.dev, "GPU memory allocation"); either variable changes it.
-SHARE = 0.75
+# jax takes three quarters of a GPU's memory at the first array, and before 0.12 a program has no
+# more; then "0.75+" lets it have what CUDA and NCCL leave (docs.jax.dev, "GPU memory allocation";
+# 0.94 is what NVIDIA's own runs set). Either variable changes it.
+SHARE, GROWS, MOST = "0.75", (0, 12), 0.94
 VARIABLES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
 
 
@@ -45,7 +48,7 @@ class Target:
 
     @property
     def text(self) -> str:
-        major, minor, patch = CUDNN
+        major, minor = divmod(CUDNN // 100, 100)
         units, shared = CORES[self.capability]
         device = {
             "threads_per_block_limit": 1024,
@@ -71,7 +74,7 @@ class Target:
         return (
             f"gpu_device_info {{ {fields} {capability} }} "
             f'platform_name: "CUDA" device_description_str: "{self.kind}" '
-            f"dnn_version_info {{ major: {major} minor: {minor} patch: {patch} }}"
+            f"dnn_version_info {{ major: {major} minor: {minor} }}"
         )
 
 
@@ -107,10 +110,26 @@ def devices(name: str, hosts: int, gpus: int) -> list[Any]:
     return list(made.devices)
 
 
-def limit(name: str, environment: Mapping[str, str] = os.environ) -> int:
-    """Bytes of a GPU that a program may hold: jax's share of its memory."""
-    share = next((environment[v] for v in VARIABLES if environment.get(v)), SHARE)
-    return int(TARGETS[name].memory * float(share))
+def limit(
+    name: str, environment: Mapping[str, str] = os.environ, version: tuple[int, ...] = ()
+) -> int:
+    """Bytes of a GPU that a program may hold: jax's share of its memory.
+
+    Args:
+        name: of TARGETS.
+        environment: where the variables may stand.
+        version: of jax; (): that of the one that is here.
+    """
+    default = SHARE + "+" * ((version or jax.__version_info__) >= GROWS)
+    variable = next((v for v in VARIABLES if environment.get(v)), "")
+    said = environment[variable] if variable else default
+    parts = re.fullmatch(r"(\d*\.?\d+)(\+|-(\d*\.?\d+))?", said)
+    if not parts:
+        raise config.InputError(
+            f"{variable}={said} is no share of a GPU's memory; allowed are 0.9, 0.75+, 0.75-0.9."
+        )
+    start, grows, most = parts.groups()
+    return int(TARGETS[name].memory * float(most or (MOST if grows else start)))
 
 
 @dataclasses.dataclass(frozen=True)

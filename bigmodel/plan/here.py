@@ -23,7 +23,7 @@ def predict(recipe: recipes.Recipe, compiled: Any) -> float | None:
     platform = "tpu" if devices[0].platform == "tpu" else "gpu"
     meta = {
         "mesh": dict(recipe.mesh.shape),
-        "coords": [place(device) for device in devices],
+        "coords": [place(device, platform) for device in devices],
         "slice_of": [slice_of(device, platform) for device in devices],
         "networks": topology.NETWORKS[platform],
     }

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from bigmodel.plan import names, program
+from bigmodel.plan import gpus, names, program
 from bigmodel.plan.program import HOST, Instruction, Program
 
 ALLOCATION = re.compile(r"^allocation \d+: size (\d+), (.*)$", re.MULTILINE)
@@ -75,6 +75,7 @@ def held(
         kinds["other"] += rest
     else:  # more is live than the heap holds: values that share a place were counted twice
         kinds["activations"] = max(0, kinds["activations"] + rest)
+    kinds["activations"] += gpus.workspace(whole)
     total = sum(kinds.values())
     found.sort(key=lambda each: -each["bytes"])
     return Held(total, kinds, host, found[:5])

@@ -100,7 +100,8 @@ class Turn:
                 return  # a mark for the compiler
             what, seconds = "other", memory
         elif flops:
-            what, seconds = "matrix", max(flops / self.clock.speed, memory)
+            slow = self.work.slow_flops(one)
+            what, seconds = "matrix", max((flops + slow) / self.clock.speed, memory)
         else:
             what, seconds = "other", memory
         self.pass_time(seconds + START_SECONDS, what, one, flops or attention, moved)

@@ -36,6 +36,14 @@ class Work:
             return library_flops(one)
         return self.flops_in(one.calls) if one.calls else 0.0
 
+    def slow_flops(self, one: Instruction) -> float:
+        """Of them those of float32 factors, which a GPU multiplies at half the speed (TF32)."""
+        if one.op == "dot" or "__cublas" in one.rest:
+            factors = [program.arrays(one.holder.type_of(o))[0].dtype for o in one.operands[:2]]
+            return self.flops(one) if set(factors) == {"f32"} else 0.0
+        inner = self.whole.called(one) if one.op == "fusion" else None
+        return sum(map(self.slow_flops, inner.values())) if inner else 0.0
+
     def _flops_in(self, name: str) -> float:
         return sum(self.flops(one) for one in self.whole.computations.get(name, {}).values())
 
@@ -165,7 +173,7 @@ def meeting(
 
 
 def library_flops(one: Instruction) -> float:
-    """Of a call into a library whose name says that it multiplies matrices."""
+    """Of a call into cuBLAS."""
     if "__cublas" not in one.rest:
         return 0.0
     left, right = (program.arrays(one.holder.type_of(o)) for o in one.operands[:2])
@@ -178,7 +186,7 @@ def library_flops(one: Instruction) -> float:
 
 
 def attention_flops(one: Instruction) -> float:
-    """Of an attention kernel, from the pairs that its name says it computes; 0 for another call.
+    """Of an attention kernel, from the pairs that it says it computes; 0 for another call.
 
     Forward two products (scores, values) a pair; backward five where one kernel makes all the
     gradients, else four for keys and values and three for queries, which compute the scores anew.
