@@ -19,8 +19,10 @@ from bigmodel.sharding import rules
 
 # Held against compiled programs (experiments/published_steps): bytes of main memory that the other
 # work of a layer moves for each number of the residual stream, and for each parameter the update;
-# the share of collectives that no compute hides.
-STREAM_BYTES, UPDATE_BYTES, EXPOSED = 100.0, 30.0, 0.6
+# the share of collectives that no compute hides. A ring of attention sees blocks that are masked
+# half, twice the work, and at each turn joins float32 results.
+STREAM_BYTES, UPDATE_BYTES, EXPOSED = 100.0, 30.0, 0.8
+RING_WORK, RING_BYTES = 1.9, 240.0
 HALF = 2.0  # bytes of what moves: bfloat16
 COLLECTIVE_SECONDS = 5e-6  # at least
 
@@ -73,13 +75,19 @@ def seconds(setup: Setup, where: Topology, host_bytes: float) -> dict[str, float
     work = costs.forward_flops(fields, length=setup.length)
     head = 2.0 * fields["vocab"] * fields["width"]
     products = 3 * work.products + repeated(setup) * (work.products - head)
-    # Of attention's gradient five products for two; a block on the diagonal is computed whole.
-    attention = work.attention * (3.5 + (setup.fields["remat"] not in ("none",))) * 1.1
+    # Two products forward, seven backward; a block on the diagonal is computed whole.
+    again = fields["remat"] != "none" and "attention" not in fields["remat_save"]
+    attention = work.attention * (1 + 3.5 + again) * 1.1
     lost = 1.0 if setup.stages == 1 else setup.ticks / (setup.ticks - setup.stages + 1)
     local = tokens / setup.parts("batch") / setup.parts("length")
     moved = STREAM_BYTES * local * fields["width"] * fields["layers"] / setup.stages
     held = sum(analytic.on_device(setup, tensor, 1) for tensor in setup.parameters)
     moved += UPDATE_BYTES * held
+    ring = setup.mesh["context"] - 1 if fields.get("context_attention") == "ring" else 0
+    if ring:
+        attention *= RING_WORK
+        width = fields["heads"] * (fields["head_dim"] or fields["width"] // fields["heads"])
+        moved += ring * RING_BYTES * local * width * fields["layers"] / setup.stages
     through = collectives(setup, where, chip)
     host = 2 * host_bytes / chip.host_bandwidth
     time = {
