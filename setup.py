@@ -38,6 +38,7 @@ EXTRAS = {
     "cuda": ["jax[cuda12]"],
     "tpu": ["jax[tpu]"],
     "plan": [LIBTPU],
+    "plan-gpu": ["jax[cuda12-local]"],  # the compiler alone, without NVIDIA's libraries
     "gcs": ["etils[epath-gcs]"],  # gs:// paths
     "s3": ["etils[epath-s3]"],  # s3:// paths of data
     "text": ["sacrebleu"],

@@ -61,7 +61,8 @@ def next_token(
         vocab = jax.eval_shape(model.unembed, head, hidden).shape[-1]
         rows, positions = targets.shape
         length = chunk or chunk_length(rows, positions, vocab)
-        loss, sums = in_chunks(of_chunk, length, head, hidden, targets, weights)
+        with jax.named_scope("loss"):
+            loss, sums = in_chunks(of_chunk, length, head, hidden, targets, weights)
         routing = outputs.get("losses", {})
         prices = {"balance": balance_loss, "router_z": router_z_loss, "steering": 1.0}
         loss += sum(prices[name] * value for name, value in routing.items())
@@ -95,9 +96,14 @@ def cross_entropy(
 
 
 def chunk_length(batch: int, length: int, vocab: int, most: int = 2**25) -> int:
-    """Positions a chunk: at least four chunks, and at most `most` logits in one (128 MiB)."""
+    """Positions a chunk: at least four chunks, and at most `most` logits in one (128 MiB).
+
+    Down to half of that, what leaves the last chunk fullest: what it lacks is computed all the same
+    (5 chunks of 256 positions would be 6 of 51, a fifth more than the loss needs).
+    """
     chunks = max(4, -(-batch * length * vocab // most))
-    return max(1, length // chunks)
+    longest = max(1, length // chunks)
+    return min(range(longest, longest // 2, -1), key=lambda size: -length % size)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -220,3 +220,12 @@ def test_a_chunk_is_a_quarter_of_the_length_at_most_and_fits_in_its_memory(batch
     chunk = objectives.chunk_length(batch, length, vocab)
     assert 1 <= chunk <= max(1, length // 4)
     assert chunk == 1 or batch * chunk * vocab <= 2**25
+
+
+@pytest.mark.parametrize(
+    "batch, length, vocab", [(2, 256, 262_208), (4, 8192, 128_256), (3, 257, 96), (1, 1000, 10**7)]
+)
+def test_the_last_chunk_is_nearly_full(batch, length, vocab):
+    chunk = objectives.chunk_length(batch, length, vocab)
+    assert -length % chunk <= length / 100
+    assert chunk > min(length / 4, 2**25 / (batch * vocab)) / 2 - 1

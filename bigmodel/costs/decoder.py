@@ -12,7 +12,8 @@ from typing import Any
 Fields = Mapping[str, Any]
 
 GATED = ("swiglu", "geglu", "reglu")  # feed-forward layers of three products instead of two
-CONVENTIONS = ("causal", "full")
+# How attention is counted -> what names of figures by it end with. MFU by itself is the first.
+CONVENTIONS = {"causal": "", "full": "_full_attention"}
 
 
 def parameters(fields: Fields) -> int:
@@ -52,7 +53,7 @@ def parameter_groups(fields: Fields) -> dict[str, int]:
 
 @dataclasses.dataclass(frozen=True)
 class Flops:
-    """Model FLOPs for one token of training, forward and backward.
+    """Model FLOPs of what the function says that gives them.
 
     Attributes:
         products: of a token with parameters.
@@ -66,25 +67,49 @@ class Flops:
     def total(self) -> float:
         return self.products + self.attention
 
+    def times(self, number: float) -> "Flops":
+        return Flops(number * self.products, number * self.attention)
+
 
 def train_flops(fields: Fields, *, length: int, convention: str = "causal") -> Flops:
-    """FLOPs for each token of a row of `length` tokens, forward and backward.
+    """FLOPs for each token of a row of `length` tokens, forward and backward: 3 times forward.
 
     A product with a parameter is 2 FLOPs forward and 4 backward; the lookup of an embedding is
-    none. Conventions for attention, both in use: "full" counts all pairs of a row, "causal" half
-    of them. Either way a layer with a window counts only the keys inside it. That packed documents
-    do not see each other is not counted.
+    none. Conventions: see `forward_flops`.
+    """
+    return forward_flops(fields, length=length, convention=convention).times(3)
+
+
+def forward_flops(fields: Fields, *, length: int, convention: str = "causal") -> Flops:
+    """FLOPs for each token of a row of `length` tokens, logits of all of them, as in evaluation.
+
+    Conventions for attention, both in use: "full" counts all pairs of a row, "causal" half of them.
+    Either way a layer with a window counts only the keys inside it. That packed documents do not
+    see each other is not counted, nor is the weighing of experts' outputs.
+
+    Raises:
+        ValueError: of a convention that there is not.
     """
     if convention not in CONVENTIONS:
         raise ValueError(f"convention = {convention!r}: allowed are {', '.join(CONVENTIONS)}.")
-    V, D, _, H, _, C = letters(fields)
-    layers, sparse = fields["layers"], sparse_layers(fields)
-    kernels = layers * attention_kernels(fields) + (layers - sparse) * feedforward_kernels(fields)
-    used = fields["experts_per_token"] + fields["shared_experts"]  # of the experts by a token
-    kernels += sparse * (used * expert_kernels(fields) + D * fields["experts"]) + D * V
     keys = sum(mean_keys(window, length, convention) for window in windows(fields))
-    of_pair = 2 * C + fields["rope_dim"]  # a query with a key, a probability with a value
-    return Flops(products=6.0 * kernels, attention=6.0 * H * of_pair * keys)
+    return Flops(2.0 * (layer_kernels(fields) + head_kernel(fields)), flops_of_key(fields) * keys)
+
+
+def prefill_flops(fields: Fields, *, length: int, convention: str = "causal") -> Flops:
+    """FLOPs of reading a prompt of `length` tokens, the logits of its last one included."""
+    of_all = forward_flops(fields, length=length, convention=convention).times(length)
+    unread = 2.0 * (length - 1) * head_kernel(fields)
+    return dataclasses.replace(of_all, products=of_all.products - unread)
+
+
+def decode_flops(fields: Fields, *, context: int) -> Flops:
+    """FLOPs of one token after a cache: it sees `context` keys, itself included, and has logits.
+
+    Both conventions are one here: of a single query no pair is masked but by a window.
+    """
+    keys = sum(mean_keys(window, context, "full") for window in windows(fields))
+    return Flops(2.0 * (layer_kernels(fields) + head_kernel(fields)), flops_of_key(fields) * keys)
 
 
 def windows(fields: Fields) -> Iterator[int]:
@@ -106,6 +131,24 @@ def letters(fields: Fields) -> tuple[int, int, int, int, int, int]:
     V, D, H = fields["vocab"], fields["width"], fields["heads"]
     F, K = fields["hidden"] or 4 * D, fields["kv_heads"] or H
     return V, D, F, H, K, fields["head_dim"] or D // H
+
+
+def flops_of_key(fields: Fields) -> float:
+    """Forward, of a query with a key and a probability with a value, in all heads of a layer."""
+    *_, H, _, C = letters(fields)
+    return 2.0 * H * (2 * C + fields["rope_dim"])
+
+
+def head_kernel(fields: Fields) -> int:
+    return fields["width"] * fields["vocab"]
+
+
+def layer_kernels(fields: Fields) -> int:
+    """Numbers in the kernels of all layers that a token goes through."""
+    layers, sparse = fields["layers"], sparse_layers(fields)
+    kernels = layers * attention_kernels(fields) + (layers - sparse) * feedforward_kernels(fields)
+    used = fields["experts_per_token"] + fields["shared_experts"]  # of the experts by a token
+    return kernels + sparse * (used * expert_kernels(fields) + fields["width"] * fields["experts"])
 
 
 def attention_kernels(fields: Fields) -> int:

@@ -10,8 +10,8 @@ def jaxpr_flops(jaxpr: Any) -> float:
     """FLOPs of the matrix products in a traced function (`jax.make_jaxpr`), loops by their trips.
 
     What the program does, so what it recomputes is counted, and of attention all that it computes.
-    Of a branch the dearest counts, of a `while` loop one trip, for there is no telling how many;
-    inside a Pallas kernel nothing does, for it skips blocks as it likes.
+    Of a branch the dearest counts, of a `while` loop all trips where constants tell how many, else
+    one; inside a Pallas kernel nothing does, for it skips blocks as it likes.
     """
     return sum(flops_of(equation) for equation in living(jaxpr))
 
@@ -40,9 +40,47 @@ def flops_of(equation: Any) -> float:
     if name == "pallas_call":
         return 0.0
     times = params["length"] if name == "scan" else 1
+    if name == "while":
+        times = trips(equation)
     if name == "shard_map":  # its shapes are one device's
         times = math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
     return times * sum(jaxpr_flops(inner) for inner in params.values() if hasattr(inner, "eqns"))
+
+
+def trips(equation: Any) -> int:
+    """How often a `while` loop runs that counts from one constant up to another; of others 1."""
+    params = equation.params
+    cond, body = params["cond_jaxpr"].jaxpr, params["body_jaxpr"].jaxpr
+    own, before = params["cond_nconsts"], params["body_nconsts"]
+
+    def course(var: Any) -> tuple[int, int] | None:
+        """What the condition reads: its first value and how it grows, where constants tell."""
+        if (value := whole(var)) is not None:
+            return value, 0
+        if hasattr(var, "val") or var not in cond.invars:
+            return None
+        at = cond.invars.index(var)
+        first = whole(equation.invars[at if at < own else at + before])
+        if first is None:
+            return None
+        if at < own or body.outvars[at - own] is body.invars[before + at - own]:
+            return first, 0
+        old, new = body.invars[before + at - own], body.outvars[at - own]
+        adds = [e.invars for e in body.eqns if e.primitive.name == "add" and new in e.outvars]
+        steps = [whole(term) for terms in adds if old in terms for term in terms if term is not old]
+        return (first, steps[0]) if steps and steps[0] is not None else None
+
+    if [test.primitive.name for test in cond.eqns] != ["lt"]:
+        return 1
+    counter, bound = map(course, cond.eqns[0].invars)
+    if counter is None or bound is None or counter[1] <= 0 or bound[1]:
+        return 1
+    return max(0, -((counter[0] - bound[0]) // counter[1]))
+
+
+def whole(var: Any) -> int | None:
+    """The value of a literal integer; None of all else."""
+    return int(var.val) if hasattr(var, "val") and var.aval.dtype.kind in "iu" else None
 
 
 def ragged_flops(equation: Any) -> float:

@@ -308,7 +308,7 @@ def optimizer_bytes(setup: Setup) -> float:
     each = {"adamw": mu + 4, "adam": mu + 4, "lion": mu, "schedule_free_adamw": 8, "muon": mu}
     each |= {"sgd": 4 if optimizer.get("momentum") is None or optimizer["momentum"] else 0}
     each |= {"adafactor": 4 if optimizer.get("momentum") else 0}
-    rules = setup.rules | {
+    rules = dict(setup.rules) | {
         axis.removeprefix("optimizer/"): cut
         for axis, cut in setup.rules.items()
         if axis.startswith("optimizer/")
@@ -422,9 +422,33 @@ def setup(values: Any, mesh: Mapping[str, int], rules: Mapping[str, Any]) -> Set
 
 
 SHAPE = frozenset(
-    "vocab width layers heads kv_heads head_dim kv_rank query_rank rope_dim hidden length norm "
-    "norm_bias norm_placement qk_norm position feedforward experts expert_hidden shared_experts "
-    "dense_layers router_balance bias qkv_bias tied".split()
+    [
+        "vocab",
+        "width",
+        "layers",
+        "heads",
+        "kv_heads",
+        "head_dim",
+        "kv_rank",
+        "query_rank",
+        "rope_dim",
+        "hidden",
+        "length",
+        "norm",
+        "norm_bias",
+        "norm_placement",
+        "qk_norm",
+        "position",
+        "feedforward",
+        "experts",
+        "expert_hidden",
+        "shared_experts",
+        "dense_layers",
+        "router_balance",
+        "bias",
+        "qkv_bias",
+        "tied",
+    ]
 )
 
 

@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,14 +14,19 @@ from bigmodel.sharding import mesh as meshes
 from bigmodel.train import compiled, meter, processes
 from bigmodel.train import state as states
 
+Predict = Callable[[recipes.Recipe, jax.stages.Compiled], float | None]
 
-def bench(loaded: config.Loaded | Any, *, steps: int = 20, warmup: int = 3) -> dict[str, Any]:
+
+def bench(
+    loaded: config.Loaded | Any, *, steps: int = 20, warmup: int = 3, predict: Predict | None = None
+) -> dict[str, Any]:
     """Compiles the step that would train, runs it on the config's own data, and times it.
 
     Args:
         loaded: from `bigmodel.load_config`, or a config.
         steps: that are timed, after `warmup` that are not.
         warmup: steps before those.
+        predict: what tells how long the compiled step should take, such as `plan.here.predict`.
 
     Returns:
         Figures by name, units in the names.
@@ -49,7 +55,9 @@ def bench(loaded: config.Loaded | Any, *, steps: int = 20, warmup: int = 3) -> d
                 waits.append(ready.waited_seconds - waited)
                 began, waited = now, ready.waited_seconds
     seconds, waits = seconds[warmup:], waits[warmup:]
-    return figures(recipe, step, seconds, waits, loss, trees.count(state.params))
+    found = figures(recipe, step, seconds, waits, loss, trees.count(state.params))
+    predicted = predict(recipe, step.program) if predict else None
+    return found | {"predicted_step_seconds": predicted}
 
 
 def figures(
@@ -63,11 +71,18 @@ def figures(
     """What was measured, and what follows from it."""
     median = statistics.median(seconds)
     tokens = recipe.batch * recipe.config.data.length
-    flops = (meter.flops_per_token(recipe) or 0.0) * tokens
+    flops = {name: n * tokens for name, n in meter.flops_per_token(recipe).items()}
     devices = recipe.mesh.devices
     peak = costs.peak_flops(devices.flat[0].device_kind)
     if peak is None and devices.flat[0].platform == "cpu":
         peak = costs.cpu_matmul_flops() / devices.size
+    counted: dict[str, float | None] = {}  # None: nobody knows the model's FLOPs, or the chip
+    for convention, suffix in costs.CONVENTIONS.items():
+        count = flops[convention] if flops else None
+        rate = count / median if count else None
+        counted[f"model_flops_per_step{suffix}"] = count
+        counted[f"model_flops_per_second{suffix}"] = rate
+        counted[f"utilization{suffix}"] = rate / (peak * devices.size) if rate and peak else None
     return {
         "device": devices.flat[0].device_kind,
         "devices": int(devices.size),
@@ -81,10 +96,9 @@ def figures(
         "step_seconds_min": min(seconds),
         "step_seconds_max": max(seconds),
         "tokens_per_second": tokens / median,
-        "model_flops_per_step": flops,
-        "model_flops_per_second": flops / median,
+        "flops_convention": "causal" if flops else None,
+        **counted,
         "peak_flops_per_second": peak * devices.size if peak else None,
-        "utilization": flops / median / (peak * devices.size) if peak else None,
         "memory_bytes": costs.memory(step.program)["peak"],
         "pipeline_bubble": recipe.pipeline.bubble if recipe.pipeline else 0.0,
         "data_wait_share": sum(waits) / sum(seconds),
@@ -94,10 +108,18 @@ def figures(
 
 def table(found: dict[str, Any]) -> str:
     """The figures for a person."""
-    share = found["utilization"]
     mesh = " x ".join(f"{axis} {size}" for axis, size in found["mesh"].items()) or "one device"
     peak = found["peak_flops_per_second"]
     of = "this machine's own float32 matrix product" if "cpu" in found["device"].lower() else "peak"
+    work = share = "unknown model"
+    if flops := found["model_flops_per_step"]:
+        rate, share = found["model_flops_per_second"] / 1e9, "unknown chip"
+        work = f"{flops / 1e9:,.2f} GFLOP a step, {rate:,.1f} GFLOP/s, attention causal"
+    if found["utilization"]:
+        share = (
+            f"{found['utilization']:.1%} ({found['utilization_full_attention']:.1%} with full "
+            f"attention) of {peak / 1e9:,.0f} GFLOP/s ({of})"
+        )
     rows = {
         "device": f"{found['devices']} x {found['device']} ({mesh})",
         "parameters": f"{found['parameters']:,}",
@@ -107,14 +129,14 @@ def table(found: dict[str, Any]) -> str:
         f"({found['step_seconds_min'] * 1e3:.1f} to {found['step_seconds_max'] * 1e3:.1f})",
         "tokens": f"{found['tokens_per_second']:,.0f} per second, "
         f"{found['tokens_per_step']:,} a step",
-        "model FLOPs": f"{found['model_flops_per_step'] / 1e9:,.2f} GFLOP a step, "
-        f"{found['model_flops_per_second'] / 1e9:,.1f} GFLOP/s",
-        "utilization": f"{share:.1%} of {peak / 1e9:,.0f} GFLOP/s ({of})"
-        if share
-        else "unknown chip",
+        "model FLOPs": work,
+        "utilization": share,
         "memory": f"{found['memory_bytes'] / 2**20:,.1f} MiB a device, as compiled",
         "waiting": f"{found['data_wait_share']:.2%} of the time for data",
     }
+    if predicted := found["predicted_step_seconds"]:
+        ratio = found["step_seconds"] / predicted
+        rows["predicted"] = f"{predicted * 1e3:.1f} ms; measured is {ratio:.2f} times that"
     if found["pipeline_bubble"]:
         rows["bubble"] = f"{found['pipeline_bubble']:.1%} of a stage's time, by the schedule"
     return "\n".join(f"{name:<12}{value}" for name, value in rows.items())

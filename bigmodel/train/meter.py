@@ -1,6 +1,7 @@
 """How fast a run is, and a profiler's trace of a window of its steps."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -21,7 +22,7 @@ class Meter:
         devices = recipe.mesh.devices
         self.tokens_per_step = recipe.batch * recipe.config.data.length
         self.flops_per_token = flops_per_token(recipe)
-        self.peak = costs.peak_flops(devices.flat[0].device_kind)
+        self.device = devices.flat[0].device_kind
         self.devices = int(devices.size)
         self.at: int | None = None
         self.since = time.perf_counter()
@@ -30,7 +31,7 @@ class Meter:
     def read(self, at: int, waited_seconds: float) -> dict[str, float]:
         """Figures of the steps since the last call; the first call has none: it compiled."""
         now = time.perf_counter()
-        steps, seconds = at - (self.at or at), now - self.since
+        steps, seconds = at - (at if self.at is None else self.at), now - self.since
         waited = waited_seconds - self.waited
         self.at, self.since, self.waited = at, now, waited_seconds
         if steps <= 0:
@@ -41,8 +42,10 @@ class Meter:
             "step_seconds": seconds / steps,
             "data_wait_share": min(waited / seconds, 1.0),
         }
-        if self.peak and self.flops_per_token:
-            found["mfu"] = rate * self.flops_per_token / (self.peak * self.devices)
+        if costs.chip(self.device):
+            for convention, flops in self.flops_per_token.items():
+                share = costs.mfu(rate * flops / self.devices, self.device)
+                found["mfu" + costs.CONVENTIONS[convention]] = share
         return found
 
     @contextlib.contextmanager
@@ -53,11 +56,13 @@ class Meter:
         self.since += time.perf_counter() - began
 
 
-def flops_per_token(recipe: recipes.Recipe) -> float | None:
-    """Model FLOPs of a trained token; None for a model of the config's own."""
+def flops_per_token(recipe: recipes.Recipe) -> dict[str, float]:
+    """Model FLOPs of a trained token by convention; none for a model of the config's own."""
     if recipe.config.model.name != "decoder":
-        return None
-    return costs.train_flops(recipe.fields, length=recipe.config.data.length).total
+        return {}
+    length = recipe.config.data.length
+    count = functools.partial(costs.train_flops, recipe.fields, length=length)
+    return {name: count(convention=name).total for name in costs.CONVENTIONS}
 
 
 class Trace:

@@ -82,8 +82,8 @@ def provenance(mesh: jax.sharding.Mesh) -> dict[str, Any]:
         "mesh": dict(mesh.shape),
         "command": sys.argv,
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "flop_convention": "6 per parameter of the matrix products and token, attention halved "
-        "where it is causal",
+        "flop_convention": "6 per parameter of the matrix products and token; mfu: causal, half of "
+        "a row's pairs in attention; mfu_full_attention: full, all of them",
     }
 
 

@@ -1,15 +1,31 @@
-"""A profiler's trace: of its window, and written however the run ends."""
+"""How fast a run is by both conventions; a profiler's trace, written however the run ends."""
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+from bigmodel import costs, recipe
 from bigmodel.train import meter
+from tests import runs
 
 
 @jax.jit
 def run(state, batch):
     return state + batch, {"loss": jnp.sum(state)}
+
+
+@pytest.mark.parametrize("kind", ["TPU v5p", "abacus"])
+def test_a_known_chip_has_its_utilization_by_both_conventions_and_another_none(kind):
+    made = recipe.make(runs.config(), devices=jax.devices()[:1])
+    read = meter.Meter(made)
+    read.device = kind
+    read.read(0, 0.0)
+    found = read.read(10, 0.0)
+    names = {"mfu": "causal", "mfu_full_attention": "full"}
+    assert found.keys() & names.keys() == (names.keys() if kind == "TPU v5p" else set())
+    for name in found.keys() & names.keys():
+        flops = costs.train_flops(made.fields, length=32, convention=names[name]).total
+        assert found[name] == pytest.approx(found["tokens_per_second"] * flops / 459e12)
 
 
 def traces(folder):

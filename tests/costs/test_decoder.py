@@ -1,7 +1,7 @@
-"""Laws of costs: what is worked out from shapes is what the model holds and what a program does."""
+"""Laws of a decoder's costs: what shapes tell is what the model holds and what programs do."""
 
 import dataclasses
-import math
+import functools
 from typing import Any
 
 import jax
@@ -11,9 +11,11 @@ import pytest
 from flax import linen as nn
 
 from bigmodel import costs, objectives, trees
+from bigmodel.decode import generate, sampling
 from bigmodel.layers import attention, experts, feedforward
 from bigmodel.models import decoder
 
+B, T, S = 2, 16, 40
 SMALL: dict[str, Any] = dict(vocab=96, width=32, layers=3, heads=4, length=16, dtype="float32")
 MIXTRAL: dict[str, Any] = dict(
     **dict(norm="rms", bias=False, position="rope", feedforward="swiglu", hidden=56, kv_heads=2),
@@ -44,7 +46,7 @@ DECODERS: dict[str, dict[str, Any]] = {
     "mixtral": MIXTRAL,
     "mixtral with room": MIXTRAL | dict(expert_capacity=1.0, compute_experts=experts.with_room),
     # Wide enough that the weighing of their outputs, which is not counted, is small beside them.
-    "qwen experts": MIXTRAL | dict(expert_hidden=48, experts_per_token=3, qk_norm="rms"),
+    "qwen experts": MIXTRAL | dict(expert_hidden=64, experts_per_token=3, qk_norm="rms"),
     "latent attention": LATENT | dict(feedforward="swiglu"),
     "deepseek": MIXTRAL
     | LATENT
@@ -65,6 +67,14 @@ def shapes_of(**changes):
     return nn.unbox(jax.eval_shape(model.init, jax.random.key(0), example))
 
 
+def tokens(*names):
+    return dict.fromkeys(names, jax.ShapeDtypeStruct((B, T), jnp.int32))
+
+
+def traced(function, *args):
+    return costs.jaxpr_flops(jax.make_jaxpr(function)(*args))
+
+
 @pytest.mark.parametrize("name", DECODERS)
 def test_parameters_are_those_the_model_makes(name):
     changes = DECODERS[name]
@@ -76,15 +86,71 @@ def test_parameters_are_those_the_model_makes(name):
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_flops_are_those_of_a_traced_gradient(name):
-    changes = DECODERS[name]
-    model = decoder.make(**(SMALL | changes))
+    model, fields = decoder.make(**(SMALL | DECODERS[name])), fields_of(**DECODERS[name])
     objective = objectives.next_token(model)
-    tokens = jax.ShapeDtypeStruct((2, 16), jnp.int32)
-    batch = {"tokens": tokens, "targets": tokens}
     gradient = jax.value_and_grad(objective, has_aux=True)
-    traced = jax.make_jaxpr(gradient)(shapes_of(**changes), batch, None)
-    flops = costs.train_flops(fields_of(**changes), length=16, convention="full")
-    np.testing.assert_allclose(2 * 16 * flops.total, costs.jaxpr_flops(traced), rtol=0.005)
+    found = traced(gradient, shapes_of(**DECODERS[name]), tokens("tokens", "targets"), None)
+    flops = costs.train_flops(fields, length=T, convention="full")
+    np.testing.assert_allclose(B * T * flops.total, found, rtol=0.005)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_forward_flops_are_those_of_a_traced_evaluation(name):
+    model, fields = decoder.make(**(SMALL | DECODERS[name])), fields_of(**DECODERS[name])
+    found = traced(
+        lambda *args: model.apply(*args)["logits"], shapes_of(**DECODERS[name]), tokens("tokens")
+    )
+    flops = costs.forward_flops(fields, length=T, convention="full")
+    np.testing.assert_allclose(B * T * flops.total, found, rtol=0.005)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_flops_of_prompts_and_of_a_token_are_those_that_generation_traces(name):
+    model, fields = decoder.make(**(SMALL | DECODERS[name])), fields_of(**DECODERS[name])
+    params, rules = shapes_of(**DECODERS[name]), generate.Rules(sampling.Sampling(), (), None)
+    how = dict(model=model, rules=rules)
+    who = jax.ShapeDtypeStruct((B, 3), jnp.uint32), jax.ShapeDtypeStruct((B,), jnp.int32)
+    prompts = tokens("tokens", "segments", "positions")
+
+    read = functools.partial(generate.prefill, **how, length=S)
+    program, (state, _) = jax.make_jaxpr(read, return_shape=True)(params, prompts, *who)
+    flops = costs.prefill_flops(fields, length=T, convention="full")
+    whole = flops.products + flops.attention * S / T  # what is still empty is computed as well
+    np.testing.assert_allclose(B * whole, costs.jaxpr_flops(program), rtol=0.005)
+
+    found = traced(functools.partial(generate.decode, **how, block=8), params, state, who[0])
+    if fields["expert_capacity"]:  # in a row of one token all experts have a place for it
+        fields |= dict(experts_per_token=fields["experts"])
+    flops = costs.decode_flops(fields, context=S)
+    np.testing.assert_allclose(B * flops.total, found, rtol=0.005)
+
+
+@pytest.mark.parametrize("window", [0, 5, 16])
+def test_causal_flops_are_those_of_a_program_that_skips_what_no_query_sees(window):
+    changes = DECODERS["gemma"] | dict(window=window)
+    attend = functools.partial(attention.banded, bands=T)  # each query by itself
+    model, fields = decoder.make(**(SMALL | changes), attend=attend), fields_of(**changes)
+    found = traced(
+        lambda *args: model.apply(*args)["logits"], shapes_of(**changes), tokens("tokens")
+    )
+    # The convention counts half of the diagonal: of all pairs it is half.
+    diagonal = sum((window or T) / (2 * T) for window in costs.windows(fields))
+    flops = costs.forward_flops(fields, length=T).total + 4 * 4 * 16 * diagonal
+    np.testing.assert_allclose(B * T * flops, found, rtol=1e-6)
+
+
+def test_a_token_sees_the_cache_and_of_a_window_no_more():
+    fields = fields_of(layers=5, pattern=("local", "global"), window=8)
+    assert costs.decode_flops(fields, context=64).attention == 4 * 32 * (3 * 8 + 2 * 64)
+    assert costs.decode_flops(fields, context=6).attention == 4 * 32 * 5 * 6
+
+
+def test_a_prompt_has_logits_of_its_last_token():
+    of_one = costs.prefill_flops(fields_of(), length=1, convention="full")
+    assert of_one == costs.forward_flops(fields_of(), length=1, convention="full")
+    assert of_one == costs.decode_flops(fields_of(), context=1)
+    more = costs.prefill_flops(fields_of(), length=8).products
+    assert more == 2 * (8 * 3 * 12 * 32 * 32 + 32 * 96)
 
 
 def test_causal_counts_half_of_the_pairs_that_full_counts():
@@ -131,99 +197,5 @@ def test_an_unknown_convention_is_refused():
         costs.train_flops(fields_of(), length=8, convention="half")
 
 
-def test_a_traced_program_counts_loops_branches_and_devices():
-    x = jnp.ones((8, 8))
-    once = 2 * 8**3
-
-    def scanned(x):
-        return jax.lax.scan(lambda c, _: (c @ x, None), x, length=5)[0]
-
-    def branched(x):
-        return jax.lax.cond(x[0, 0] > 0, lambda x: x @ x @ x, lambda x: x, x)
-
-    def ragged(x):
-        sizes = jnp.array([3, 0, 5])
-        return jax.value_and_grad(lambda x: jax.lax.ragged_dot(x, jnp.stack([x] * 3), sizes).sum())(
-            x
-        )
-
-    def again(x):
-        return jax.value_and_grad(lambda x: jax.checkpoint(lambda x: jnp.sin(x @ x))(x).sum())(x)
-
-    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    rows = jax.sharding.PartitionSpec("data")
-    sharded = jax.shard_map(lambda x: x @ x.T, mesh=mesh, in_specs=rows, out_specs=rows)
-
-    assert costs.jaxpr_flops(jax.make_jaxpr(scanned)(x)) == 5 * once
-    assert costs.jaxpr_flops(jax.make_jaxpr(jax.jit(branched))(x)) == 2 * once
-    assert costs.jaxpr_flops(jax.make_jaxpr(ragged)(x)) == 3 * once  # each row through one of them
-    assert costs.jaxpr_flops(jax.make_jaxpr(again)(x)) == 4 * once  # forward twice, backward two
-    assert costs.jaxpr_flops(jax.make_jaxpr(sharded)(x)) == 4 * (2 * 2 * 2 * 8)
-
-
-KINDS = {
-    "TPU v2": 22.5e12,
-    "TPU v3": 61.5e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU7x": 1.15e15,
-    "NVIDIA A100-SXM4-40GB": 312e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
-    "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H200": 989e12,
-    "NVIDIA B200": 2.25e15,
-    "TPU v4 lite": None,
-    "NVIDIA GB200": None,
-    "cpu": None,
-}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_device_kind_has_its_own_peak(kind):
-    assert costs.peak_flops(kind) == KINDS[kind]
-
-
-def test_boards_of_one_name_differ_in_memory():
-    names = ["NVIDIA A100-SXM4-40GB", "NVIDIA A100-SXM4-80GB", "NVIDIA A100 80GB PCIe"]
-    rows = [costs.chip(name) for name in names]
-    assert [row.name for row in rows if row] == ["A100 40GB", "A100", "A100 PCIe"]
-
-
-def test_every_chip_is_reachable_by_its_own_name():
-    assert [costs.chip(row.name) for row in costs.CHIPS] == list(costs.CHIPS)
-
-
 def test_layers_with_a_gate_are_counted_as_such():
     assert set(costs.GATED) == set(feedforward.GATES)
-
-
-def test_memory_counts_temporaries_and_donated_arguments():
-    def through(x):
-        hidden = jnp.sin(x @ x)  # as large as x, and needed whole
-        return hidden @ hidden
-
-    x = jax.ShapeDtypeStruct((512, 512), jnp.float32)
-    size = 4 * 512**2
-    found = costs.memory(jax.jit(through).lower(x).compile())
-    assert found["arguments"] == found["outputs"] == size
-    assert found["peak"] >= 3 * size
-
-    plain = costs.memory(jax.jit(jnp.sin).lower(x).compile())
-    donated = costs.memory(jax.jit(jnp.sin, donate_argnums=0).lower(x).compile())
-    assert plain["peak"] == 2 * size
-    assert donated["peak"] == donated["aliased"] == size
-
-
-def test_memory_is_that_of_one_device():
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    rows = jax.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    x = jax.ShapeDtypeStruct((64, 64), jnp.float32, sharding=rows)
-    assert costs.memory(jax.jit(jnp.sin).lower(x).compile())["arguments"] == 4 * 64 * 64 / 8
-
-
-def test_this_machines_matrix_products_have_a_rate():
-    assert 1e8 < costs.cpu_matmul_flops(seconds=0.05) < math.inf
