@@ -61,7 +61,8 @@ def next_token(
         vocab = jax.eval_shape(model.unembed, head, hidden).shape[-1]
         rows, positions = targets.shape
         length = chunk or chunk_length(rows, positions, vocab)
-        loss, sums = in_chunks(of_chunk, length, head, hidden, targets, weights)
+        with jax.named_scope("loss"):
+            loss, sums = in_chunks(of_chunk, length, head, hidden, targets, weights)
         routing = outputs.get("losses", {})
         prices = {"balance": balance_loss, "router_z": router_z_loss, "steering": 1.0}
         loss += sum(prices[name] * value for name, value in routing.items())

@@ -1,6 +1,6 @@
 """What a model costs: parameters, FLOPs and bytes from shapes, and the table of chips."""
 
-from bigmodel.costs.chips import CHIPS, Chip, chip, mfu, peak_flops
+from bigmodel.costs.chips import CHIPS, GENERATIONS, Chip, Generation, chip, mfu, peak_flops
 from bigmodel.costs.decoder import (
     CONVENTIONS,
     GATED,
@@ -20,8 +20,10 @@ __all__ = [
     "CHIPS",
     "CONVENTIONS",
     "GATED",
+    "GENERATIONS",
     "Chip",
     "Flops",
+    "Generation",
     "chip",
     "cpu_matmul_flops",
     "decode_flops",

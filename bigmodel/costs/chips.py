@@ -1,7 +1,9 @@
-"""The table of chips."""
+"""The table of chips, and the generations of TPUs whose topologies can be named."""
 
 import dataclasses
 import re
+
+GIB = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,6 +16,11 @@ class Chip:
         peak_flops: dense bfloat16 FLOP/s.
         hbm_bytes: for programs: on TPU what the compiler leaves of it.
         hbm_bandwidth: bytes/s.
+        link_bandwidth: bytes/s one way, of one ICI link; of a GPU all of its NVLinks together.
+        slice_bandwidth: bytes/s between slices, or of a GPU between hosts.
+        host_bandwidth: bytes/s to or from the host's memory.
+        efficiency: share of the peak that large matrix products reach, calibrated on one published
+            step each (experiments/published_steps); 0: nobody has.
     """
 
     name: str
@@ -21,32 +28,67 @@ class Chip:
     peak_flops: float
     hbm_bytes: float
     hbm_bandwidth: float
+    link_bandwidth: float = 0.0
+    slice_bandwidth: float = 0.0
+    host_bandwidth: float = 0.0
+    efficiency: float = 0.0
 
 
 # The first row whose pattern is found counts. TPU: cloud.google.com/tpu/docs, halved where a chip
 # shows two devices (v2, v3, 7x); bytes of v4 and later from compilers' own messages. NVIDIA: data
 # sheets, without sparsity; PCIe and NVL boards are slower than SXM ones of the same name.
+# Networks, bytes/s one way: of an ICI link (of a GPU: its NVLinks), between slices (hosts), to the
+# host's memory. ICI: the data sheets' bandwidth of a chip over its links and two ways.
+ICI_V4, ICI_V5P, ICI_V6 = (45e9, 6.25e9, 15e9), (90e9, 6.25e9, 15e9), (90e9, 6.25e9, 64e9)
+NVLINK3, NVLINK4, NVLINK5 = (300e9, 25e9, 25e9), (450e9, 50e9, 55e9), (900e9, 50e9, 55e9)
+
 # fmt: off
 CHIPS = (
-    #    name          pattern                  FLOP/s    bytes          bytes/s
-    Chip("TPU v2",     r"tpu v2",               22.5e12,  8 * 2**30,     350e9),
-    Chip("TPU v3",     r"tpu v3",               61.5e12,  16 * 2**30,    450e9),
-    Chip("TPU v4",     r"tpu v4(?! ?(lite|i))", 275e12,   30.75 * 2**30, 1.23e12),
-    Chip("TPU v5e",    r"v5 ?(lite|e)",         197e12,   15.75 * 2**30, 820e9),
-    Chip("TPU v5p",    r"tpu v5",               459e12,   95.7 * 2**30,  2.77e12),
-    Chip("TPU v6e",    r"v6 ?(lite|e)",         918e12,   31.24 * 2**30, 1.64e12),
-    Chip("TPU7x",      r"tpu ?v?7",             1.15e15,  94.7 * 2**30,  3.69e12),
-    Chip("A100 40GB",  r"a100.*40gb",           312e12,   40 * 2**30,    1.555e12),
-    Chip("A100 PCIe",  r"a100.*pcie",           312e12,   80 * 2**30,    1.935e12),
-    Chip("A100",       r"a100",                 312e12,   80 * 2**30,    2.039e12),
-    Chip("H100 PCIe",  r"h100.*pcie",           756e12,   80 * 2**30,    2.0e12),
-    Chip("H100 NVL",   r"h100.*nvl",            835e12,   94e9,          3.9e12),
-    Chip("H100",       r"h100",                 989e12,   80 * 2**30,    3.35e12),
-    Chip("H200 NVL",   r"h200.*nvl",            835e12,   141e9,         4.8e12),
-    Chip("H200",       r"h200",                 989e12,   141e9,         4.8e12),
-    Chip("B200",       r"\bb200",               2.25e15,  180e9,         8.0e12),
+    #    name          pattern                  FLOP/s    bytes        bytes/s   network  efficiency
+    Chip("TPU v2",     r"tpu v2",               22.5e12,  8 * GIB,     350e9),
+    Chip("TPU v3",     r"tpu v3",               61.5e12,  16 * GIB,    450e9),
+    Chip("TPU v4",     r"tpu v4(?! ?(lite|i))", 275e12,   30.75 * GIB, 1.23e12,  *ICI_V4, 0.83),
+    Chip("TPU v5e",    r"v5 ?(lite|e)",         197e12,   15.75 * GIB, 820e9,    *ICI_V4, 0.95),
+    Chip("TPU v5p",    r"tpu v5",               459e12,   95.7 * GIB,  2.77e12,  *ICI_V5P, 1.0),
+    Chip("TPU v6e",    r"v6 ?(lite|e)",         918e12,   31.24 * GIB, 1.64e12,  *ICI_V6, 0.735),
+    Chip("TPU7x",      r"tpu ?v?7",             1.15e15,  94.7 * GIB,  3.69e12,  *ICI_V6, 0.77),
+    Chip("A100 40GB",  r"a100.*40gb",           312e12,   40 * GIB,    1.555e12),
+    Chip("A100 PCIe",  r"a100.*pcie",           312e12,   80 * GIB,    1.935e12),
+    Chip("A100",       r"a100",                 312e12,   80 * GIB,    2.039e12, *NVLINK3, 0.75),
+    Chip("H100 PCIe",  r"h100.*pcie",           756e12,   80 * GIB,    2.0e12),
+    Chip("H100 NVL",   r"h100.*nvl",            835e12,   94e9,        3.9e12),
+    Chip("H100",       r"h100",                 989e12,   80 * GIB,    3.35e12,  *NVLINK4, 0.7),
+    Chip("H200 NVL",   r"h200.*nvl",            835e12,   141e9,       4.8e12),
+    Chip("H200",       r"h200",                 989e12,   141e9,       4.8e12,   *NVLINK4, 0.7),
+    Chip("B200",       r"\bb200",               2.25e15,  180e9,       8.0e12,   *NVLINK5, 0.7),
 )
 # fmt: on
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """TPUs by the name that stands before a topology's shape.
+
+    Attributes:
+        chip: its name in CHIPS.
+        dims: of the torus.
+        devices: JAX devices of a chip.
+        most: the largest shape.
+    """
+
+    chip: str
+    dims: int
+    devices: int
+    most: tuple[int, ...]
+
+
+GENERATIONS = {
+    "v4": Generation("TPU v4", 3, 1, (16, 16, 16)),
+    "v5e": Generation("TPU v5e", 2, 1, (16, 16)),
+    "v5p": Generation("TPU v5p", 3, 1, (16, 16, 24)),
+    "v6e": Generation("TPU v6e", 2, 1, (16, 16)),
+    "tpu7x": Generation("TPU7x", 3, 2, (16, 16, 36)),
+}
 
 
 def chip(device_kind: str) -> Chip | None:

@@ -55,12 +55,16 @@ def scanned(body: Body, params: Any, x: jax.Array, side: Any, cache: Any, kinds:
     def group(carry, xs):
         first, group_params = xs
         for i, kind in enumerate(kinds):
-            layer_params = jax.tree.map(lambda p, i=i: p[i], group_params)
+            layer_params = group_params
+            if period > 1:
+                layer_params = jax.tree.map(lambda p, i=i: p[i], group_params)
             carry = one(kind, layer_params, first + i, carry)
         return carry, None
 
     def in_groups(p):
-        return p[:whole].reshape(groups, period, *p.shape[1:])
+        # Cut otherwise than by the scan itself, every layer's parameters would be kept once more
+        # for the gradient: they are what remat's body begins with.
+        return p if period == 1 else p[:whole].reshape(groups, period, *p.shape[1:])
 
     numbers = jnp.arange(0, whole, period)
     carry = x, cache, no_sums(body, params, x, side, cache, kinds)

@@ -17,7 +17,7 @@ from bigmodel.models.handle import Model
 from bigmodel.objectives import Objective
 from bigmodel.recipe import checks, defaults, entries
 from bigmodel.recipe import layout as layouts
-from bigmodel.sharding import experts, kernels, rules
+from bigmodel.sharding import experts, kernels, rules, splash
 from bigmodel.sharding.pipeline import Pipeline
 
 
@@ -77,6 +77,12 @@ class Recipe:
         return self.pipeline.order(jax.tree.leaves(self.boxed_params["layers"])[0].shape[0])
 
     @property
+    def compiler_options(self) -> dict[str, Any]:
+        """XLA's; what is of kernels is in the model."""
+        given = self.config.compiler.to_dict()
+        return {name: value for name, value in given.items() if name not in splash.BLOCKS}
+
+    @property
     def batch_sharding(self) -> jax.sharding.NamedSharding:
         return rules.batch_sharding(self.rules, self.mesh)
 
@@ -103,6 +109,7 @@ def resolve(loaded: config.Loaded | Any) -> config.Loaded:
     checks.values(config.flat(values))
     entries.mixture(values.data.mixture)
     entries.compiler(values.compiler)
+    entries.prices(values.prices)
     for name, entry in values.evals.items():
         entries.evaluation(name, entry)
     return dataclasses.replace(loaded, config=values.lock())
@@ -131,7 +138,7 @@ def against_schema(values: Any, extensions: Mapping) -> None:
     same_fields("the config", values, complete, "Start from bigmodel.default_config().")
     for name, section in complete.items():
         config.fit(values[name], kind(section), name)
-        if not isinstance(section, defaults.ConfigDict) or name in ("evals", "compiler"):
+        if not isinstance(section, defaults.ConfigDict) or name in ("evals", "compiler", "prices"):
             continue
         cure = f"A dict assigned to a section replaces it: use config.{name}.update(...)."
         same_fields(name, values[name], section, cure)
@@ -239,7 +246,8 @@ def make_model(
     module, builder = models.FAMILIES[name]
     checks.decoder(fields, length=values.data.length)
     mesh, pipeline = layout.mesh, layout.pipeline
-    attend = kernels.make_attention(fields["attention"], mesh, layout.rules, fields)
+    blocks = {name: size for name, size in values.compiler.items() if name in splash.BLOCKS}
+    attend = kernels.make_attention(fields["attention"], mesh, layout.rules, fields, blocks)
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     # Measured: docs/performance.md. A length cut over the mesh cannot be merged with the batch.
     einsum = linear.flat_einsum if on_cpu and layout.length_parts == 1 else jnp.einsum

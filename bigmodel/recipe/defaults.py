@@ -66,7 +66,8 @@ def default_config(
         "pipeline": {"microbatches": 0, "repeats": 1},  # over mesh.stage; 0: one for each stage
         "rules": "fsdp_tensor",
         "extra_rules": (),  # rows (logical axis, mesh axes) put in or over the table
-        "compiler": {},  # XLA options
+        "compiler": {},  # XLA options, and sizes of kernels' blocks (sharding/splash.py)
+        "prices": {},  # dollars of a chip and hour, such as {"v5p": 4.2}; what `plan` counts with
         "checkpoint": {
             "every": 1000,
             "every_minutes": 0.0,
@@ -80,7 +81,7 @@ def default_config(
         "init_from": "",
     }
     section = ConfigDict(fields, allow_dotted_keys=True).lock()
-    for open_dict in (section.evals, section.compiler, section.data.mixture):
+    for open_dict in (section.evals, section.compiler, section.prices, section.data.mixture):
         open_dict.unlock()
     return section
 

@@ -58,3 +58,10 @@ def compiler(entries: Mapping[str, Any]) -> None:
     """Checks XLA's options, name -> value; whether it knows their names is seen when it runs."""
     for name, value in entries.items():
         config.fit(value, bool | int | float | str, f"compiler.{name}")
+
+
+def prices(entries: Mapping[str, Any]) -> None:
+    """Checks dollars of a chip and hour, name of the hardware -> price."""
+    for name, value in entries.items():
+        if not config.fit(value, float, f"prices.{name}") > 0:
+            raise config.InputError(f"prices.{name} = {value}: dollars an hour, above 0.")

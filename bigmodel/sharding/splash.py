@@ -6,12 +6,14 @@ left to plain products.
 
 import dataclasses
 import functools
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bigmodel import compat
 from bigmodel.layers import attention, attention_parts
@@ -45,9 +47,11 @@ def splash(
     if T % LANES or S % LANES:
         options: dict[str, Any] = dict(causal=causal, window=window, scale=scale, softcap=softcap)
         return attention.chunked(q, k, v, segments, kv_segments, **options)
+    sizes = block_sizes(T, S, **blocks)
+    seen: dict[str, Any] = dict(causal=causal, window=window)
     kernel = make(
-        mask(T, S, causal=causal, window=window),
-        *(H, block_sizes(T, S, **blocks)),
+        mask(T, S, **seen),
+        *(H, sizes),
         softcap=softcap,
         # What remat keeps under this name is all that the gradient reads: no kernel runs twice.
         residual_checkpoint_name="attention",
@@ -55,7 +59,8 @@ def splash(
     )
     scale = 1 / math.sqrt(C) if scale is None else scale
     arrays = heads_first(q * jnp.asarray(scale, q.dtype), k, v)
-    out = jax.vmap(kernel)(*arrays, ids(segments, kv_segments))
+    with jax.named_scope(pairs_name(T, S, sizes, **seen)):
+        out = jax.vmap(kernel)(*arrays, ids(segments, kv_segments))
     return jnp.swapaxes(out, 1, 2)
 
 
@@ -76,7 +81,8 @@ class Parts:
             return attention_parts.forward(seen, q, k, v, segments, kv_segments)
         kernel = self.kernel(seen, q, k, save_residuals=True)
         arrays = heads_first(q * jnp.asarray(seen.scale, q.dtype), k, v)
-        out, (lse,) = jax.vmap(kernel)(*arrays, ids(segments, kv_segments))
+        with jax.named_scope(self.name(seen, q, k)):
+            out, (lse,) = jax.vmap(kernel)(*arrays, ids(segments, kv_segments))
         out, lse = jnp.swapaxes(out, 1, 2).astype(jnp.float32), jnp.swapaxes(lse, 1, 2)
         # Where a block of queries sees no block of keys, the kernel divides by nothing.
         # Zeros made of q: what depends on nothing is made for all turns of a ring, and kept.
@@ -94,7 +100,8 @@ class Parts:
         out, lse, grad = (jnp.swapaxes(x, 1, 2) for x in (out, lse, grad))
 
         of_row: Callable = functools.partial(compat.splash_gradient, kernel)
-        grads = jax.vmap(of_row)(*arrays, ids(segments, kv_segments), out, lse, grad)
+        with jax.named_scope(self.name(seen, q, k)):
+            grads = jax.vmap(of_row)(*arrays, ids(segments, kv_segments), out, lse, grad)
         dq, dk, dv = (jnp.swapaxes(x, 1, 2).astype(jnp.float32) for x in grads)
         return dq * seen.scale, dk, dv
 
@@ -103,6 +110,11 @@ class Parts:
         who = mask(T, S, causal=seen.causal, window=seen.window, offset=seen.offset)
         sizes = block_sizes(T, S, **dict(self.blocks))
         return make(who, H, sizes, softcap=seen.softcap, interpret=self.interpret, **more)
+
+    def name(self, seen, q, k) -> str:
+        T, S = q.shape[1], k.shape[1]
+        sizes = block_sizes(T, S, **dict(self.blocks))
+        return pairs_name(T, S, sizes, causal=seen.causal, window=seen.window, offset=seen.offset)
 
 
 def heads_first(*arrays: jax.Array) -> tuple[jax.Array, ...]:
@@ -125,6 +137,32 @@ def mask(T: int, S: int, *, causal: bool, window: int, offset: int = 0) -> Any:
     if window:
         return library.LocalMask((T, S), (window - 1, 0 if causal else window - 1), offset=offset)
     return library.CausalMask((T, S), offset=offset) if causal else library.FullMask((T, S))
+
+
+def pairs_name(
+    T: int, S: int, blocks: Mapping[str, Any], *, causal: bool, window: int, offset: int = 0
+) -> str:
+    """How many pairs of query and key a head computes, forward and backward, as a scope's name.
+
+    A compiled program says nothing of what its kernels do; who reads one finds it there.
+    """
+
+    def computed(of_q: int, of_kv: int) -> int:
+        """Blocks in which a query sees a key are computed whole."""
+        first = np.arange(0, T, of_q)[:, None] + offset
+        begin, last = np.arange(0, S, of_kv)[None], first + of_q - 1
+        seen = np.ones(np.broadcast_shapes(first.shape, begin.shape), bool)
+        if causal:
+            seen &= begin <= last
+        if window:
+            seen &= begin + of_kv - 1 > first - window
+            seen &= causal | (begin < last + window)
+        return int(seen.sum()) * of_q * of_kv
+
+    forward = computed(blocks["block_q"], blocks["block_kv"])
+    backward = computed(blocks["block_q_dkv"], blocks["block_kv_dkv"])
+    fused = "_fused" if blocks["use_fused_bwd_kernel"] else ""
+    return f"pairs_{forward}_{backward}{fused}"
 
 
 def block_sizes(
@@ -161,6 +199,10 @@ def block_sizes(
     if not fused_backward:
         blocks |= dict(block_q_dq=of_q, block_kv_dq=of_kv)
     return blocks | dict(use_fused_bwd_kernel=fused_backward)
+
+
+# What a config's section `compiler` may say of the kernel.
+BLOCKS = tuple(inspect.signature(block_sizes).parameters)[2:]
 
 
 def fit(length: int, wanted: int) -> int:

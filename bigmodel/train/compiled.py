@@ -49,10 +49,10 @@ def train_step(recipe: recipes.Recipe) -> step.TrainStep:
     return made
 
 
-def lower(
+def trace(
     recipe: recipes.Recipe, state: states.TrainState, batch: dict[str, jax.ShapeDtypeStruct]
-) -> jax.stages.Lowered:
-    """The step's program for a mesh; to be called within `meshes.use`.
+) -> jax.stages.Traced:
+    """The step, traced for a mesh; to be called within `meshes.use`.
 
     Args:
         recipe: of the run.
@@ -66,15 +66,15 @@ def lower(
     }
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     jitted = jax.jit(train_step(recipe), donate_argnums=0, out_shardings=(shardings, None))
-    return jitted.lower(state, placed)
+    return jitted.trace(state, placed)
 
 
 def compile_step(recipe: recipes.Recipe, state: states.TrainState, batch: Any) -> Compiled:
-    """`lower`, and the machine's program, with the config's compiler options."""
+    """`trace`, and the machine's program, with the config's compiler options."""
     began = time.perf_counter()
-    lowered = lower(recipe, state, batch)
+    lowered = trace(recipe, state, batch).lower()
     traced = time.perf_counter()
-    program = lowered.compile(compiler_options=recipe.config.compiler.to_dict() or None)
+    program = lowered.compile(compiler_options=recipe.compiler_options or None)
     return Compiled(program, program, traced - began, time.perf_counter() - traced)
 
 

@@ -36,8 +36,9 @@ def make_train_step(
         weight = jnp.where(weight == 0, 1.0, weight)  # nothing but padding: nothing to change
         grads = trees.scale(grads, 1 / weight)  # per token of the whole mesh, not per shard
 
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        with jax.named_scope("optimizer"):  # for who reads the compiled program
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
 
         metrics = {
             "loss": loss / weight,

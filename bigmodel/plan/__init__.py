@@ -1,0 +1,70 @@
+"""What a run would cost on hardware that is not here: compile it, read the program, search."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from bigmodel import config
+from bigmodel import recipe as recipes
+from bigmodel.plan import answer, compiling, topology
+from bigmodel.plan.requests import Request
+
+TASKS = ("train", "evaluate", "prefill", "decode")
+
+
+def plan(
+    loaded: config.Loaded | Any,
+    where: str,
+    *,
+    slices: int = 1,
+    task: str = "train",
+    prompt: int = 1024,
+    full: bool = False,
+    cached: bool = True,
+) -> dict[str, Any]:
+    """What a step of a config costs on a topology, told by that hardware's own compiler.
+
+    Args:
+        loaded: from `bigmodel.load_config`, or a config.
+        where: "v5p:8x8x8" (chips of a slice), "gpu:h200:128x8" (hosts x GPUs), "cpu:8" (simulated).
+        slices: parts joined by the data-centre network.
+        task: "train" (the step), "evaluate" (a batch), "prefill" (a batch of prompts is read) or
+            "decode" (one more token of each row, with a cache).
+        prompt: tokens of a prompt; of "decode" those in the cache.
+        full: compiles to the end instead of to the schedule: minutes, not seconds.
+        cached: whether to take and keep answers of the same request, versions and library.
+
+    Returns:
+        Plain values by name, see docs/plan.md.
+
+    Raises:
+        InputError: no such topology, its compiler is not installed, or the config does not fit it.
+        CompileError: the compiler's own reason.
+    """
+    request = make_request(loaded, where, slices=slices, task=task, prompt=prompt, full=full)
+    return answer.plan(request, compiling.compile_one(request, cached=cached))
+
+
+def make_request(
+    loaded: config.Loaded | Any, where: str, *, slices: int = 1, **options: Any
+) -> Request:
+    """A checked config on a topology; `mesh_slices` is the topology's."""
+    found = topology.parse(where, slices)
+    loaded = recipes.resolve(loaded)
+    values = loaded.config.copy_and_resolve_references()
+    values.mesh_slices = found.slices
+    loaded = dataclasses.replace(loaded, config=values.lock())
+    return Request(loaded, found, **options)
+
+
+def changed(loaded: config.Loaded, overrides: Sequence[tuple[str, Any]]) -> config.Loaded:
+    """A config with some fields put otherwise."""
+    values = loaded.config.copy_and_resolve_references().unlock()
+    for path, value in overrides:
+        *sections, field = path.split(".")
+        section = values
+        for name in sections:
+            section = section[name]
+        section[field] = value
+    said = tuple(f"{path}={value}" for path, value in overrides)
+    return dataclasses.replace(loaded, config=values.lock(), overrides=(*loaded.overrides, *said))

@@ -1,0 +1,128 @@
+"""The process that compiles: a request in, the compiler's own files and what they are about out.
+
+python -m bigmodel.plan.child FOLDER, with FOLDER/request.json. It writes `meta.json` before the
+compiler begins and `error.json` where something fails; who started it reads what the compiler has
+written, and may end it as soon as that is there.
+"""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import re
+import sys
+import time
+from typing import Any
+
+PACKAGES = ("jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "flax", "optax")
+MISSING = re.compile(r"libtpu|No module named|Unable to load|not found", re.IGNORECASE)
+
+
+def main(folder: pathlib.Path) -> int:
+    request = json.loads((folder / "request.json").read_text())
+    from bigmodel import config
+
+    try:
+        run(request, folder)
+    except config.InputError as error:
+        write(folder, "error", {"kind": "refused", "text": str(error)})
+        return 2
+    except Exception as error:
+        write(folder, "error", {"kind": kind_of(error), "text": str(error)})
+        raise
+    return 0
+
+
+def kind_of(error: Exception) -> str:
+    text = str(error)
+    if "RESOURCE_EXHAUSTED" in text:
+        return "memory"
+    return "compiler" if "INVALID_ARGUMENT" in text or "INTERNAL" in text else "failure"
+
+
+def run(request: dict[str, Any], folder: pathlib.Path) -> None:
+    began = time.perf_counter()
+    from bigmodel import costs
+    from bigmodel import recipe as recipes
+    from bigmodel.plan import steps, topology
+
+    where = topology.parse(request["topology"], request["slices"])
+    devices = topology.devices(where)
+    recipe = recipes.make(loaded_of(request), devices=devices)
+    lowered, about = steps.lower(recipe, request["task"], request["prompt"])
+    mesh = recipe.mesh
+    write(
+        folder,
+        "meta",
+        about
+        | {
+            "kind": mesh.devices.flat[0].device_kind,
+            "mesh": dict(mesh.shape),
+            "coords": [place(device) for device in mesh.devices.flat],
+            "slice_of": [slice_of(device, where.platform) for device in mesh.devices.flat],
+            "networks": where.networks,
+            "versions": versions(),
+            "trace_seconds": time.perf_counter() - began,
+        },
+    )
+    options = recipe.compiler_options | {"xla_dump_to": str(folder)}
+    refused: list[str] = []
+    while True:
+        try:
+            compiled = lowered.compile(compiler_options=options)
+            break
+        except Exception as error:
+            found = re.search(r"No such compile option: '?(\w+)", str(error))
+            if not found or found[1] not in options:
+                raise
+            options.pop(found[1])
+            refused.append(found[1])
+            write(folder, "refused", refused)
+    (folder / "program.txt").write_text(compiled.as_text() or "")
+    write(folder, "memory", costs.memory(compiled))
+
+
+def loaded_of(request: dict[str, Any]) -> Any:
+    """The config of a request: its values, and the builders of its file."""
+    from bigmodel import config
+
+    loaded = config.Loaded(config.from_json(request["values"]), "", request["path"])
+    if request["text"]:
+        given = (request["text"], request["argument"], (), request["path"])
+        loaded = config.Loaded(
+            loaded.config,
+            *given[:1],
+            request["path"],
+            extensions=config.load_text(*given).extensions,
+        )
+    return loaded
+
+
+def place(device: Any) -> list[int]:
+    return list(getattr(device, "coords", ()) or ())
+
+
+def slice_of(device: Any, platform: str) -> int:
+    """The slice of a device; of a GPU its host."""
+    return device.process_index if platform == "gpu" else getattr(device, "slice_index", 0) or 0
+
+
+def versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write(folder: pathlib.Path, name: str, value: Any) -> None:
+    """Whole or not at all: somebody is reading."""
+    waiting = folder / f"{name}.tmp"
+    waiting.write_text(json.dumps(value))
+    os.replace(waiting, folder / f"{name}.json")
+
+
+if __name__ == "__main__":
+    sys.exit(main(pathlib.Path(sys.argv[1])))

@@ -1,0 +1,7 @@
+"""GPUs by name."""
+
+TARGETS: dict[str, str] = {"h100": "", "h200": ""}
+
+
+def devices(name: str, hosts: int, gpus: int):
+    raise NotImplementedError
