@@ -21,7 +21,7 @@ ENTRY %main (a: f32[4,1024]) -> f32[4,1024] {
   %two = (f32[4,1024]{1,0}, /*index=1*/f32[2]{0}) custom-call(%a), custom_call_target="mark"
   %big = f32[4,1024]{1,0} get-tuple-element(%two), index=0
   %small = f32[2]{0} get-tuple-element(%two), index=1
-  %slice-start = ((f32[4,1024]{1,0}), f32[1,1024]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%big), slice={[0:1],[0:1024]}
+  %slice-start = ((f32[4,1024]{1,0}), f32[1,1024]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%big)
   %sum = f32[2]{0} add(%small, %small)
   %slice-done = f32[1,1024]{1,0:S(1)} slice-done(%slice-start)
   ROOT %out = f32[4,1024]{1,0} negate(%big)
@@ -32,7 +32,7 @@ THE_OTHER = (
     .replace("  %small = f32[2]{0} get-tuple-element(%two), index=1\n", "")
     .replace("%big", "%two#0")
     .replace("%small", "%two#1")
-    .replace("slice-start(%two#0), slice={[0:1],[0:1024]}", "async-start(%two#0), calls=%slice")
+    .replace("slice-start(%two#0)", "async-start(%two#0), calls=%slice")
     .replace(" slice-done(", " async-done(")
 )
 
@@ -72,7 +72,8 @@ def test_a_tuple_has_elements(text, parts):
 
 
 def test_both_ways_of_writing_are_one_program():
-    assert "#" in THE_OTHER and "slice-start(" not in THE_OTHER
+    assert "#" in THE_OTHER
+    assert "slice-start(" not in THE_OTHER
     one, other = Program(ONE_WAY).entry, Program(THE_OTHER).entry
     assert one.type_of("big") == other.type_of("two#0") == "f32[4,1024]{1,0}"
     assert one.maker("small").operands == ("two",)
@@ -211,7 +212,7 @@ def kept(request):
 
 
 def test_a_kept_program_is_read_as_it_was(kept):
-    """Renew with `python -m tests.plan.programs NAME ...`, and say in the commit why it is right."""
+    """To renew: `python -m tests.plan.programs NAME ...`; the commit says why that is right."""
     _, expected, now = kept
     for part in ("versions", "largest"):
         assert now[part] == expected[part]
@@ -240,4 +241,4 @@ def test_versions_of_the_compiler_give_one_prediction():
 def test_a_kept_program_tells_nothing_of_who_compiled_it():
     for path in programs.KEPT.glob("*.gz"):
         found, _ = programs.load(path.name.removesuffix(".json.gz"))
-        assert "FileNames" not in found.program and ".py" not in found.program, path
+        assert not any(word in found.program for word in ("FileNames", ".py")), path
