@@ -372,7 +372,9 @@ def memory(setup: Setup) -> Memory:
     backward = kept + copies + work + gradients + 4 * head + hoisted
     # The loss: the gradients of the layers are not there yet.
     loss = kept + copies + a * stacks + (gradients - own * stacks) + (4 + 2 * a) * head
-    loss += loose + 5 * size.stream + 4 * setup.rows  # hidden vectors and their gradients, cut in chunks
+    loss += (
+        loose + 5 * size.stream + 4 * setup.rows
+    )  # hidden vectors and their gradients, cut in chunks
     # After the layers: the table's gradient.
     update = gradients + (4 + 4 + a) * head + hoisted + 2 * size.stream
     if setup.optimizer["name"] == "muon":  # whole matrices of all layers at once, and transposed

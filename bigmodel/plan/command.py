@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from bigmodel import config
-from bigmodel.plan import answer, compiling, cures, make_request, search
+from bigmodel.plan import answer, check_mesh, compiling, cures, make_request, search
 from bigmodel.report import plan_page, plan_screen
 
 
@@ -56,6 +56,7 @@ def ask(loaded: config.Loaded, flags: Flags) -> dict[str, Any]:
     if flags.search:
         say = say_progress()
         return search.plan(request, objective=flags.objective, compiled=flags.compiled, say=say)
+    check_mesh(request)
     found = compiling.compile_one(request)
     plan = answer.plan(request, found)
     plan["scaling"] = search.scaling(request, plan)
