@@ -169,7 +169,7 @@ def layouts(plan: plan_facts.Plan) -> Markup | None:
         + ("" if search["complete"] else ", then cut short")
         + f". All of these: {', '.join(common) or 'nothing'}. The line is the limit of "
         f"{units.size(plan['hbm_limit_bytes'])}. Equal ranks (=) are ties: predictions within "
-        f"{100 * plan_facts.TIE:.0f} % are not told apart; ✕: too large. The first is the plan below."
+        f"{100 * plan_facts.TIE:.0f} % are not told apart; ✕: too large. Below, the first."
     )
     table = markup.table(
         heads + (["$ per million"] if priced else []), body, numbers=(3, 5, 6, 7, 8)
@@ -181,8 +181,9 @@ def layouts(plan: plan_facts.Plan) -> Markup | None:
         for group, name, words in colours
         if any((row[group] or {}).get(name) for row in rows)
     ]
-    key = element("ul", key, class_="key")
-    return section("Layouts", lead, key, element("div", table, class_="layouts"))
+    return section(
+        "Layouts", lead, element("ul", key, class_="key"), element("div", table, class_="layouts")
+    )
 
 
 def memory(plan: plan_facts.Plan) -> Markup:
