@@ -209,9 +209,11 @@ def scaling(plan: plan_facts.Plan) -> Markup | None:
 
 def moved(plan: plan_facts.Plan) -> Markup:
     rows = plan["collectives"]
+    if not rows:
+        return section("Collectives", "None: nothing moves between devices.")
     spent = [plan_facts.total(rows, key) for key in ("seconds", "exposed_seconds")]
     lead = "Bytes go in on one device, once; seconds are of a step, in full colour where exposed."
-    if rows and None not in spent:
+    if None not in spent:
         lead = f"{units.seconds(spent[0])} in all, {units.seconds(spent[1])} exposed. {lead}"
     return section("Collectives", lead, plan_tables.collectives(plan))
 

@@ -45,9 +45,11 @@ def test_collectives_are_shown_largest_first_and_the_rest_is_added_up(plan):
     start = next(i for i, line in enumerate(lines) if line.startswith("collective "))
     shown, rest = rows[: plan_screen.COLLECTIVES], rows[plan_screen.COLLECTIVES :]
     for row, line in zip(shown, lines[start + 1 :], strict=False):
-        words = f"{row['network']} {units.size(row['bytes'])} {units.seconds(row['seconds'])}"
+        words = [str(row["devices"]), row["network"], units.size(row["bytes"])]
+        words.append(units.count(row["times"]))
+        words += [units.seconds(row[key]) for key in ("seconds", "exposed_seconds")]
         assert line.startswith(row["kind"])
-        assert set(words.split()) <= set(line.split())
+        assert " ".join(words) in " ".join(line.split())
         assert ("(sync)" in line) == row["synchronous"]
     if rest:
         last = lines[start + 1 + len(shown)]
