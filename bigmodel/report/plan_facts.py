@@ -75,7 +75,9 @@ def mfu(plan: Plan) -> str:
     return units.UNKNOWN if known else f"refused: unknown chip {plan['device']}"
 
 
-def parts(numbers: Mapping[str, float | None] | None, names: Mapping[str, str]):
+def parts(
+    numbers: Mapping[str, float | None] | None, names: Mapping[str, str]
+) -> list[tuple[str, str, float]]:
     """(key, name, number) of those that are known, in the order of `names`."""
     found = ((key, words, (numbers or {}).get(key)) for key, words in names.items())
     return [(key, words, number) for key, words, number in found if number is not None]
