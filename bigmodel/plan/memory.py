@@ -208,7 +208,6 @@ def written(whole: Program, one: Instruction) -> Instruction | None:
     for inner in whole.inside(one):
         if inner.op != "dynamic-update-slice":
             continue
-        update = inner.holder.maker(inner.operands[1])
         update = named(inner.holder.maker(inner.operands[1]))
         if update is not None and update.op == "parameter" and inner is not one:
             place = int(update.rest.partition(")")[0])

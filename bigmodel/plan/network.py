@@ -96,20 +96,16 @@ class Network:
             return 0.0
         if not self.coords.shape[1]:
             return self.in_rings(kind, whole, group)
-        if self.crosses(group):
-            parts = len(set(self.slices[np.asarray(group)]))
+        near = [g for g in group if self.slices[g] == self.slices[group[0]]]
+        parts, inside = n // len(near), len(near)
+        speed, hops = self.links(near)
+        if "all-to-all" in kind:  # each device sends a part of its own to each other slice
+            within, own = self.exchange(in_bytes / parts, near), in_bytes
+        else:
             times = 2 if kind == "all-reduce" else 1
-            inside = n / parts
-            between = times * whole * (parts - 1) / parts / inside / self.chip.slice_bandwidth
-            if inside == 1:
-                return between
-            speed, hops = self.links([g for g in group if self.slices[g] == self.slices[group[0]]])
-            return max(between, times * whole * (inside - 1) / inside / speed) + HOP_SECONDS * hops
-        speed, hops = self.links(group)
-        if "all-to-all" in kind:
-            return self.exchange(in_bytes, group) + HOP_SECONDS * hops
-        times = 2 if kind == "all-reduce" else 1
-        return times * whole * (n - 1) / n / speed + HOP_SECONDS * hops
+            within, own = times * whole * (inside - 1) / inside / speed, times * whole / inside
+        between = own * (parts - 1) / parts / self.chip.slice_bandwidth
+        return max(between, within) + (HOP_SECONDS * hops if inside > 1 else 0.0)
 
     def in_rings(self, kind: str, whole: float, group: Sequence[int]) -> float:
         """Of GPUs: rings through all of a host's that take part leave it by the NIC of each."""
@@ -123,13 +119,18 @@ class Network:
         return max(near if hosts < n else 0.0, far) + FAR_SECONDS
 
     def exchange(self, in_bytes: float, group: Sequence[int]) -> float:
+        """Each device sends half of what it has through the middle.
+
+        There as many links go as there are lines of devices along the dimension, twice as many
+        where it closes to a ring; the devices of a chip share them.
+        """
         coords = self.coords[np.asarray(group)]
         spans = np.array([len(set(column)) for column in coords.T])
+        if not (spans > 1).any():  # the devices of one chip
+            return in_bytes * (len(group) - 1) / len(group) / (6 * self.chip.link_bandwidth)
         rings = self.wraps & (spans == self.extent)
-        # Each device sends half of what it has through the middle, where as many links go as there
-        # are lines of devices along the dimension.
         of_dim = np.where(rings, spans / 8, spans / 4)[spans > 1]
-        return float(in_bytes * of_dim.max(initial=0.5) / self.chip.link_bandwidth)
+        return float(in_bytes * of_dim.max() * self.per_chip / self.chip.link_bandwidth)
 
     def sent(self, in_bytes: float, pairs: Sequence[tuple[int, int]]) -> float:
         """Of a permutation: how long the busiest way is held."""

@@ -69,8 +69,7 @@ class Turn:
         elif op == "call" and one.calls in self.clock.whole.computations:
             self.spent.add(self.clock.run(self.clock.whole.computations[one.calls]))
         elif op == "async-update":
-            if (under_way := self.pending.get(first(one))) is not None:
-                self.pending[one.name] = under_way
+            self.go_on(one)
         elif op.endswith("-done"):
             self.wait(first(one))
         elif op in ("send", "recv"):
@@ -125,7 +124,7 @@ class Turn:
             self.book(one.name, *self.moved(inner, synchronous=False))
             return
         kinds = program.elements(one.type)
-        result = kinds[1] if one.op == "async-start" and len(kinds) > 1 else kinds[0]
+        result = kinds[0] if one.op == "copy-start" else kinds[min(1, len(kinds) - 1)]
         held = [array for part in kinds for array in program.arrays(part)]
         if any(array.space == HOST for array in held):
             updates = [i for i in self.clock.whole.inside(one) if i.op == "dynamic-update-slice"]
@@ -136,6 +135,14 @@ class Turn:
         else:
             seconds = program.size_of(result) / self.net.chip.hbm_bandwidth
             self.book(one.name, seconds, ["copies"], "other", None)
+
+    def go_on(self, one: Instruction) -> None:
+        """What is under way goes on; what was started with nothing (a gather) begins only now."""
+        begun = one.holder.maker(first(one))
+        if begun and not begun.operands and self.collective_in(begun) is None:
+            self.start(one)
+        elif (under_way := self.pending.get(first(one))) is not None:
+            self.pending[one.name] = under_way
 
     def book(self, name: str, seconds: float, lanes: Any, what: str, moved: Moved | None) -> float:
         """Stands in the queues of all lanes at once; returns when it is through."""

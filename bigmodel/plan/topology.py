@@ -69,6 +69,8 @@ def parse(name: str, slices: int = 1) -> Topology:
         InputError: what is wrong with the name, the known ones, and the nearest.
     """
     kind, _, rest = name.partition(":")
+    if slices < 1:
+        raise config.InputError(f"--slices={slices}: a topology has one slice at least.")
     if kind == "cpu":
         count = whole(name, rest, 1)[0]
         return Topology(name, "cpu", "cpu", (count,), slices)
