@@ -1,8 +1,8 @@
 """What a change did to a plan, and whether it moves or holds more than it may.
 
-The compiler writes one exchange in many ways (a gather as a sum, in pieces, beside compute or not)
-and names move with the code. So what is held against a budget is what leaves a device along each set
-of mesh axes; the layers say where it grew.
+The compiler writes one exchange in many ways (a gather as a sum, in pieces, beside compute), and
+names move with the code. So what is held against a budget is what leaves a device along each set of
+mesh axes; the layers say where it grew.
 """
 
 import collections
