@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -174,13 +175,20 @@ def group_of(one: Instruction, devices: int) -> list[int]:
         laid = laid.transpose(order) if order else laid
         return laid.reshape(rows[0], -1)[0].tolist()
     if found := re.search(r"replica_groups=mesh\[([^\]]*)\]([^{]*)\{([^}]*)\}", rest):
-        sizes = re.findall(r"'(\w+)'=(\d+)", found[1])
-        used = re.findall(r"'(\w+)'", found[3])
+        sizes = {name: int(n) for name, n in re.findall(r"'(\w+)'=(\d+)", found[1])}
         if moved := re.search(r"device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\)", found[2]):
             shape, turned = (numbers(part) for part in moved.groups())
             ids = ids.reshape(shape).transpose(turned or None).ravel()
-        laid = ids[: np.prod([int(n) for _, n in sizes])].reshape([int(n) for _, n in sizes])
-        return laid[tuple(slice(None) if axis in used else 0 for axis, _ in sizes)].ravel().tolist()
+        # 'a' is a whole axis, 'a':(2)4 of its places, seen as 2 x 4 x the rest, those in the middle
+        used = {n: parts for n, *parts in re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", found[3])}
+        shape = []
+        kept: list[Any] = []
+        for name, size in sizes.items():
+            before, own = (int(n or 1) for n in used.get(name, ("1", "1")))
+            own = size if name in used and not used[name][1] else own
+            shape += [before, own, size // before // own]
+            kept += [0, slice(None), 0]
+        return ids[: math.prod(shape)].reshape(shape)[tuple(kept)].ravel().tolist()
     if found := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
         return numbers(found[1])
     return ids.tolist()
