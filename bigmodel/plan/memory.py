@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from bigmodel.plan import names, program
+from bigmodel.plan import gpus, names, program
 from bigmodel.plan.program import HOST, Instruction, Program
 
 ALLOCATION = re.compile(r"^allocation \d+: size (\d+), (.*)$", re.MULTILINE)
@@ -75,6 +75,7 @@ def held(
         kinds["other"] += rest
     else:  # more is live than the heap holds: values that share a place were counted twice
         kinds["activations"] = max(0, kinds["activations"] + rest)
+    kinds["activations"] += gpus.workspace(whole)
     total = sum(kinds.values())
     found.sort(key=lambda each: -each["bytes"])
     return Held(total, kinds, host, found[:5])
@@ -124,7 +125,7 @@ def live_values(
         return
     listed = allocations[begin.end() :].split("\nallocation ", 1)[0]
     values = [(name, int(size), int(at)) for name, size, at in VALUE.findall(listed)]
-    ranges = {name: (int(start), int(end)) for name, start, end in RANGE.findall(live)}
+    ranges = {n.removesuffix("{}"): (int(a), int(b)) for n, a, b in RANGE.findall(live)}
     timed = [(name, size, at, *ranges[name]) for name, size, at in values if name in ranges]
     if not timed:
         return
@@ -156,6 +157,7 @@ def name_of(whole: Program, one: Instruction, index: list[str], kind: str) -> st
     """The layer that a value comes from; of a stack that a loop fills, what it is filled with."""
     source, filled = origin(whole, one, index)
     name = names.layer(source.op_name) or names.layer(one.op_name)
+    name = "layers/input" if name == "layers" else name
     if kind == "gradients":
         return f"{name or 'parameters'} (gradient)"
     if filled:
@@ -206,7 +208,6 @@ def written(whole: Program, one: Instruction) -> Instruction | None:
     for inner in whole.inside(one):
         if inner.op != "dynamic-update-slice":
             continue
-        update = inner.holder.maker(inner.operands[1])
         update = named(inner.holder.maker(inner.operands[1]))
         if update is not None and update.op == "parameter" and inner is not one:
             place = int(update.rest.partition(")")[0])

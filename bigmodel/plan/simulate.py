@@ -8,6 +8,7 @@ body times its trips.
 
 import collections
 import dataclasses
+import math
 import re
 from typing import Any
 
@@ -68,8 +69,7 @@ class Turn:
         elif op == "call" and one.calls in self.clock.whole.computations:
             self.spent.add(self.clock.run(self.clock.whole.computations[one.calls]))
         elif op == "async-update":
-            if (under_way := self.pending.get(first(one))) is not None:
-                self.pending[one.name] = under_way
+            self.go_on(one)
         elif op.endswith("-done"):
             self.wait(first(one))
         elif op in ("send", "recv"):
@@ -99,7 +99,8 @@ class Turn:
                 return  # a mark for the compiler
             what, seconds = "other", memory
         elif flops:
-            what, seconds = "matrix", max(flops / self.clock.speed, memory)
+            slow = self.work.slow_flops(one)
+            what, seconds = "matrix", max((flops + slow) / self.clock.speed, memory)
         else:
             what, seconds = "other", memory
         self.pass_time(seconds + START_SECONDS, what, one, flops or attention, moved)
@@ -123,7 +124,7 @@ class Turn:
             self.book(one.name, *self.moved(inner, synchronous=False))
             return
         kinds = program.elements(one.type)
-        result = kinds[1] if one.op == "async-start" and len(kinds) > 1 else kinds[0]
+        result = kinds[0] if one.op == "copy-start" else kinds[min(1, len(kinds) - 1)]
         held = [array for part in kinds for array in program.arrays(part)]
         if any(array.space == HOST for array in held):
             updates = [i for i in self.clock.whole.inside(one) if i.op == "dynamic-update-slice"]
@@ -134,6 +135,14 @@ class Turn:
         else:
             seconds = program.size_of(result) / self.net.chip.hbm_bandwidth
             self.book(one.name, seconds, ["copies"], "other", None)
+
+    def go_on(self, one: Instruction) -> None:
+        """What is under way goes on; what was started with nothing (a gather) begins only now."""
+        begun = one.holder.maker(first(one))
+        if begun and not begun.operands and self.collective_in(begun) is None:
+            self.start(one)
+        elif (under_way := self.pending.get(first(one))) is not None:
+            self.pending[one.name] = under_way
 
     def book(self, name: str, seconds: float, lanes: Any, what: str, moved: Moved | None) -> float:
         """Stands in the queues of all lanes at once; returns when it is through."""
@@ -208,7 +217,9 @@ class Turn:
         operands = one.operands[:1] if kind == "ragged-all-to-all" else one.operands
         given = sum(program.size_of(holder.type_of(operand)) for operand in operands)
         made = program.size_of(one.type)
-        if one.op.endswith("-start") and kind == "all-gather":
+        if kind == "ragged-all-to-all":  # the larger side is room for the worst case
+            given = made = min(given, made)
+        if one.op.endswith("-start") and kind in ("all-gather", "reduce-scatter"):
             made -= given  # its type names what goes in as well
         pairs = network.pairs_of(one) if kind == "collective-permute" else []
         if pairs:
@@ -225,7 +236,7 @@ class Turn:
             axes=axes,
             network=self.net.names[far],
             bytes=given,
-            devices=len(members) if not pairs else len(pairs),
+            devices=math.prod(self.net.mesh[axis] for axis in axes) if pairs else len(members),
             synchronous=synchronous,
             layer=names.layer(one.op_name),
             turn=names.turn(one.op_name),
