@@ -33,7 +33,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "ring": dict(mesh=dict(fsdp=2, context=4), batch=8, data=dict(length=8192)),
     "experts": dict(mesh=dict(fsdp=2, expert=4), model=EXPERTS),
     "pipeline": dict(
-        mesh=dict(stage=2, fsdp=2, tensor=2), pipeline=dict(microbatches=4), model=dict(layers=4)
+        **dict(mesh=dict(stage=2, fsdp=2, tensor=2), pipeline=dict(microbatches=4)),
+        **dict(model=dict(layers=4), batch=32),
     ),
     "slices": dict(mesh=dict(data=2, fsdp=4), mesh_slices=2),
 }
