@@ -21,7 +21,8 @@ def lead(plan: plan_facts.Plan) -> str:
         + ("" if search["complete"] else ", then cut short")
         + f". All of these: {', '.join(common) or 'nothing'}. The line is the limit of "
         f"{units.size(plan['hbm_limit_bytes'])}. Equal ranks (=) are ties: predictions within "
-        f"{100 * plan_facts.TIE:.0f} % are not told apart; ✕: too large. Below, the first."
+        f"{100 * plan_facts.TIE:.0f} % are not told apart; ✕: too large, or "
+        "without a prediction. Below, the first."
     )
 
 

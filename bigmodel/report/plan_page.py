@@ -147,7 +147,7 @@ def bar_row(name: str, parts: Sequence, whole: float, limit: float | None, words
 def time(plan: plan_facts.Plan) -> Markup | None:
     """One bar of what a step's time goes to; below it what runs beside it for nothing."""
     step = plan["step_seconds"]
-    if step is None or not plan["time"]:
+    if step is None or not plan_facts.parts(plan["time"], plan_facts.TIME):
         return section("Time", f"No step time is predicted; MFU is {plan_facts.mfu(plan)}.")
     write = units.alike(step, units.SECONDS)
     parts = plan_charts.segments(plan["time"], plan_facts.TIME, write)
@@ -159,7 +159,8 @@ def time(plan: plan_facts.Plan) -> Markup | None:
         bars.append(bar_row("beside it", beside, whole, None, write(hidden), "time"))
     top = max(parts, key=lambda part: part[2])
     lead = f"A step takes {write(step)}; {units.percent(top[2], step)} of it is {top[1]}. "
-    lead += f"The program does {plan_facts.excess(plan)} of FLOPs."
+    if plan_facts.excess(plan) != units.UNKNOWN:
+        lead += f"The program does {plan_facts.excess(plan)} of FLOPs."
     shown = [part for part in parts if part[2]] + (beside if hidden else [])
     return section(
         "Time", lead, element("div", bars, class_="bars"), plan_charts.legend(shown, step, "time")

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bigmodel.report import labels, markup, plan_facts, plan_page, units
+from bigmodel.report import labels, markup, plan_facts, plan_page, plan_screen, units
 from tests.report.plan_cases import FITS, PLANS, but
 
 PAGES = {name: plan_page.page(plan) for name, plan in PLANS.items()}
@@ -104,6 +104,22 @@ def test_every_operation_is_a_dot_with_its_name_or_is_said_to_be_left_out(name):
         assert (f"{row['name']}: " in told) == bool(row["flops"])
     left_out = sum(not row["flops"] for row in PLANS[name]["roofline"]["operations"])
     assert ("Without FLOPs, so not here: 1 operation" in text_of(TREES[name])) == (left_out == 1)
+
+
+NULLABLE = ["roofline", "host_bytes", "hbm_limit_bytes", "fits", "step_seconds", "time", "mfu"]
+NULLABLE += ["mfu_full_attention", "tokens_per_second", "tokens_per_second_per_chip"]
+
+
+@pytest.mark.parametrize("key", NULLABLE)
+@pytest.mark.parametrize("name", ["over", "search_cost"])
+def test_any_number_may_be_unknown(name, key):
+    plan = but(PLANS[name], **{key: None})
+    if plan["search"] and key in plan["search"]["layouts"][0]:
+        rows = [row | {key: None} for row in plan["search"]["layouts"]]
+        plan["search"] = plan["search"] | {"layouts": rows}
+        assert "unknown" in plan_screen.ranking(plan) or key in ("fits", "time")
+    assert "None" not in text_of(ElementTree.fromstring(plan_page.page(plan)))
+    assert "None" not in plan_screen.screen(plan)
 
 
 def test_an_unknown_chip_has_no_roofline():
