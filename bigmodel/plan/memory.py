@@ -181,6 +181,8 @@ def origin(
         made = body.maker(body.root.operands[place])
         if made is not None and (source := written(whole, made)) is not None:
             return source, True
+        if made is not None and made.op == "fusion" and names.layer(made.op_name):
+            return made, False  # a sum that the loop adds to
         state = one.holder.maker(one.operands[0])
         if state is not None and state.op == "tuple" and place < len(state.operands):
             before = one.holder.maker(state.operands[place])
