@@ -10,10 +10,11 @@ import sys
 import numpy as np
 
 from bigmodel import costs
-from bigmodel.plan import network, requests, simulate
+from bigmodel.plan import memory, network, requests, simulate
 from bigmodel.plan.program import Program
 
 KEPT = pathlib.Path(__file__).parents[1] / "golden" / "programs"
+V5E = costs.chip("TPU v5e")
 CHIP = costs.Chip("TPU v5p", "", 1e12, 1e9, 1e9, 1e9, 1e8, 1e8, 1.0)  # round numbers
 
 
@@ -41,8 +42,6 @@ def load(name):
 
 def facts(found):
     """What is read off a program, for a test to hold it to."""
-    from bigmodel.plan import memory
-
     whole, chip = Program(found.program), costs.chip(found.meta["kind"])
     took = simulate.Clock(whole, network.Network.of(found.meta, chip), chip.efficiency).run()
     held = memory.held(whole, found.allocations, found.live, found.meta, trains=True)

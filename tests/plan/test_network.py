@@ -9,7 +9,7 @@ from bigmodel.plan.program import Program
 from tests.plan import programs
 
 LINK, FAR, HOP = 1e9, 1e8, network.HOP_SECONDS  # bytes/s of programs.CHIP
-V5E = costs.chip("TPU v5e")
+V5E = programs.V5E
 
 
 def collective(rest):
