@@ -11,6 +11,7 @@ NOISE = re.compile(
     r"|ragged_dot_general|broadcast_in_dim)$"
 )
 EQUATION = re.compile(r"->")
+SCOPE = re.compile(r"^(?:jvp|transpose\(jvp)\(([a-z]\w*)\)+$")  # of a name of our own: jvp(loss)
 
 
 @functools.lru_cache(maxsize=50_000)
@@ -26,6 +27,7 @@ def layer(op_name: str) -> str:
     inside = any("run_layers" in part for part in whole)
     path: list[str] = []
     for part in whole[:-1]:  # the last is the operation
+        part = SCOPE.sub(r"\1", part)
         if NOISE.match(part) or EQUATION.search(part) or "." in part:
             continue
         if part in ("Decoder", "Block"):
