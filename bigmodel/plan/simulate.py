@@ -228,7 +228,8 @@ class Turn:
         if pairs:
             members = [device for pair in pairs[:64] for device in pair]
             seconds = self.net.sent(given, pairs)
-            axes = self.net.axes(pairs[0])
+            along = {axis for pair in pairs[:64] for axis in self.net.axes(pair)}
+            axes = tuple(axis for axis in self.net.mesh if axis in along)
             far = any(self.net.crosses(pair) for pair in pairs)
         else:
             members = network.group_of(one, len(self.net.slices))
