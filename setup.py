@@ -38,6 +38,7 @@ EXTRAS = {
     "cuda": ["jax[cuda12]"],
     "tpu": ["jax[tpu]"],
     "plan": [LIBTPU],
+    "plan-gpu": ["jax[cuda12-local]"],  # the compiler alone, without NVIDIA's libraries
     "gcs": ["etils[epath-gcs]"],  # gs:// paths
     "s3": ["etils[epath-s3]"],  # s3:// paths of data
     "text": ["sacrebleu"],
@@ -70,7 +71,7 @@ setuptools.setup(
     ],
     python_requires=">=3.11,<3.14",
     packages=setuptools.find_packages(include=["bigmodel", "bigmodel.*"]),
-    package_data={"bigmodel": ["py.typed"]},
+    package_data={"bigmodel": ["py.typed", "report/*.css"]},
     install_requires=REQUIRES,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["bigmodel = bigmodel.__main__:main"]},

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bigmodel.config import InputError as InputError
     from bigmodel.config import load as load_config
+    from bigmodel.plan import plan as plan
     from bigmodel.recipe import default_config as default_config
     from bigmodel.run import evaluate as evaluate
     from bigmodel.run import generate as generate
@@ -30,6 +31,7 @@ __all__ = [
     "generate",
     "load",
     "load_config",
+    "plan",
     "train",
 ]
 
@@ -41,6 +43,7 @@ _PLACES = {
     "generate": ("bigmodel.run", "generate"),
     "load": ("bigmodel.run", "load"),
     "load_config": ("bigmodel.config", "load"),
+    "plan": ("bigmodel.plan", "plan"),
     "train": ("bigmodel.train.loop", "train"),
 }
 

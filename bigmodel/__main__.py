@@ -70,8 +70,9 @@ def _run(argv: list[str]) -> int:
     command = COMMANDS[name]
     values, overrides = config.parse(name, command.flags, argv)
     compat.tune_process()
-    if CONFIG in command.flags:
-        status = command.call(values, config.load(values.config, overrides))
+    if any(flag.name == CONFIG.name for flag in command.flags):
+        given = values.config is not None
+        status = command.call(values, config.load(values.config, overrides) if given else None)
     else:
         status = command.call(values)
     return status or 0
@@ -212,16 +213,24 @@ def _train_tokenizer(values: Values, loaded: config.Loaded) -> None:
 
 
 def _bench(values: Values, loaded: config.Loaded) -> None:
+    from bigmodel.plan import here
     from bigmodel.train import bench
 
-    found = bench.bench(loaded)
+    found = bench.bench(loaded, predict=here.predict)
     print(json.dumps(found) if values.json else bench.table(found))
+
+
+def _plan(values: Values, loaded: config.Loaded | None) -> int | None:
+    from bigmodel.plan import command
+
+    return command.run(loaded, **{flag.name: values[flag.name].value for flag in PLAN[1:]})
 
 
 # The table
 
 WORKDIR = Flag("workdir", str, "DIR", "the run's folder", required=True)
 JSON = Flag("json", bool, "", "prints JSON, and nothing else on stdout", False)
+PLANNED = ("train", "evaluate", "prefill", "decode")
 TOKENIZERS = ("bpe", "unigram", "wordpiece")
 # fmt: off
 SAMPLING = (
@@ -234,6 +243,22 @@ SAMPLING = (
     Flag("min_p", float, "X", "drops what is under X times the likeliest", 0.0, bounds=(0, 1)),
     Flag("repetition_penalty", float, "X", "over 1: fewer repetitions", 1.0, bounds=(0, None)),
     Flag("seed", int, "N", "the same seed draws the same text", 0, bounds=(0, None)),
+)
+PLAN = (
+    dataclasses.replace(CONFIG, required=False),
+    Flag("topology", str, "NAME", "v5p:8x8x8, gpu:h200:128x8 (hosts x GPUs) or cpu:8"),
+    Flag("slices", int, "N", "parts joined by the data-centre network", 1, bounds=(1, None)),
+    Flag("task", str, "TASK", "what is planned", "train", choices=PLANNED),
+    Flag("prompt_tokens", int, "N", "of prefill, in the cache of decode", 1024, bounds=(1, None)),
+    Flag("full", bool, "", "compiles to the end: minutes, not seconds", False),
+    Flag("search", bool, "", "ranks the layouts of the topology, and compiles the best", False),
+    Flag("objective", str, "WHAT", "of a search", "time", choices=("time", "cost", "chips")),
+    Flag("compiled", int, "N", "layouts that a search compiles", 12, bounds=(0, None)),
+    Flag("report", str, "OUT.html", "writes a page to look at"),
+    Flag("compare", str, "A.json B.json", "what changed between two answers of --json", words=2),
+    Flag("budget", str, "FILE", "fails where the plan moves or holds more than this one of --json"),
+    Flag("calibrate", float, "SECONDS", "of a measured step: keeps what it says of the chip"),
+    JSON,
 )
 COMMANDS = {
     "train": Command(_train, "trains, or resumes what the folder holds", (CONFIG, WORKDIR)),
@@ -263,6 +288,7 @@ COMMANDS = {
         Flag("size", int, "N", "tokens in the vocabulary", 8192, bounds=(1, None)),
         Flag("out", str, "FILE", "where the tokenizer.json goes", required=True),
     )),
+    "plan": Command(_plan, "tells what a step costs on hardware that is not here", PLAN),
     "bench": Command(_bench, "measures a step of the config here", (CONFIG, JSON)),
 }
 # fmt: on

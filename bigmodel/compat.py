@@ -1,9 +1,11 @@
 """All that differs between jax versions and platforms, and what a process sets before it runs."""
 
+import contextlib
 import ctypes
 import glob
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 # Parameters of glibc's mallopt(3).
@@ -105,6 +107,26 @@ def splash_gradient(
     backward: Any = library._splash_attention_bwd
     grads = backward(*(options[name] for name in names), kept, grad)
     return grads[3:6]
+
+
+@contextlib.contextmanager
+def assumed_cudnn(version: int) -> Iterator[None]:
+    """Within it jax traces cuDNN's attention without that library.
+
+    To trace, jax asks it for its version alone, and the compiler asks it for the size of a
+    workspace: with and without it the program was the same, workspace 0 (jax 0.10, cuDNN 9.28).
+
+    Args:
+        version: what jax is told, such as 91000 for 9.10.0.
+    """
+    from jax._src.cudnn import fused_attention_stablehlo as library
+
+    asked: Any = library.check_cudnn_version
+    library.check_cudnn_version = lambda: version
+    try:
+        yield
+    finally:
+        library.check_cudnn_version = asked
 
 
 def wait_for_all(name: str, hours: int = 24 * 7) -> None:

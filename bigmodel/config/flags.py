@@ -19,6 +19,7 @@ class Flag:
         value: what --help writes for the value, such as "FILE".
         bounds: smallest and largest number that is allowed.
         choices: the texts that are allowed; any, where empty.
+        words: how many values follow it; several are one text with a line each.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Flag:
     required: bool = False
     bounds: tuple[float | None, float | None] = (None, None)
     choices: tuple[str, ...] = ()
+    words: int = 1
 
     def define(self, values: flags.FlagValues) -> None:
         low, high = self.bounds
@@ -52,10 +54,12 @@ CONFIG = Flag("config", str, "FILE[:SIZE]", "a config file, and which of its siz
 def parse(name: str, table: Sequence[Flag], argv: Sequence[str]) -> tuple[Any, list[str]]:
     """The flags' values as attributes, and the overrides that stood among them.
 
-    `name` is the subcommand that a message is about. Only where CONFIG is in the table are
+    `name` is the subcommand that a message is about. Only where a config is in the table are
     --config.a.b=v, --config.a.b v, --config.a.b and --noconfig.a.b overrides.
     """
-    argv, overrides = _overrides(argv) if CONFIG in table else (list(argv), [])
+    configures = any(flag.name == CONFIG.name for flag in table)
+    argv, overrides = _overrides(argv) if configures else (list(argv), [])
+    argv = _joined(argv, table)
     values = flags.FlagValues()
     for flag in table:
         flag.define(values)
@@ -83,7 +87,7 @@ def usage(name: str, help_text: str, table: Sequence[Flag]) -> str:
     """What `bigmodel NAME --help` prints."""
     rows = [(f"--{flag.name} {flag.value}".rstrip(), _help(flag)) for flag in table]
     required = [row[0] for row, flag in zip(rows, table, strict=True) if flag.required]
-    if CONFIG in table:
+    if any(flag.name == CONFIG.name for flag in table):
         rows.insert(1, ("--config.FIELD=VALUE", "sets a field, as in --config.model.width=128"))
     width = max(len(row[0]) for row in rows) + 2
     lines = [f"  {flag:{width}}{text}" for flag, text in rows]
@@ -106,6 +110,24 @@ def _overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
         else:
             overrides.append(f"{match[2]}={queue.pop(0)}")
     return rest, overrides
+
+
+def _joined(argv: Sequence[str], table: Sequence[Flag]) -> list[str]:
+    """The values of flags that take several put into one, a line each."""
+    joined, queue = [], list(argv)
+    many = {f"--{flag.name}": flag for flag in table if flag.words > 1}
+    while queue:
+        argument = queue.pop(0)
+        name, equals, value = argument.partition("=")
+        if name in many:
+            values = [value] if equals else []
+            while len(values) < many[name].words and queue and not queue[0].startswith("--"):
+                values.append(queue.pop(0))
+            if len(values) < many[name].words:
+                raise InputError(f"{name} wants {many[name].value}.")
+            argument = f"{name}={chr(10).join(values)}"
+        joined.append(argument)
+    return joined
 
 
 def _misfit(text: str, table: Sequence[Flag]) -> str:

@@ -7,10 +7,11 @@ from typing import Any
 
 import bigmodel
 from bigmodel import config, costs
-from bigmodel.plan import calibrate, memory, network, simulate
+from bigmodel.plan import calibrate, gpus, memory, network, simulate
 from bigmodel.plan.program import Program
 from bigmodel.plan.requests import Found, Request
 from bigmodel.plan.spent import Spent
+from bigmodel.plan.topology import Topology
 
 SCHEMA = 1
 EDGE = 0.08  # of main memory free: with less the compiler begins to recompute by itself
@@ -25,8 +26,8 @@ def plan(request: Request, found: Found) -> dict[str, Any]:
     chip = where.chip
     whole = Program(found.program)
     held = memory.held(whole, found.allocations, found.live, meta, trains=request.task == "train")
-    peak = found.memory["peak"] if found.memory else held.total
-    limit = chip.hbm_bytes if chip else None
+    peak = found.memory["peak"] + gpus.workspace(whole) if found.memory else held.total
+    limit = limit_of(where)
     answer = {
         "schema": SCHEMA,
         "config": about_config(request.loaded),
@@ -60,8 +61,15 @@ def plan(request: Request, found: Found) -> dict[str, Any]:
         spent = simulate.Clock(whole, net, calibrate.efficiency(chip)).run()
         answer |= timing(request, found, spent, answer["devices"])
     else:
-        answer |= flops_of(request) | untimed(found)
+        answer |= untimed(request, found, whole)
     return answer | {"warnings": warnings(request, found, answer, whole)}
+
+
+def limit_of(where: Topology) -> float | None:
+    """Bytes of main memory that a program may have; None of simulated devices."""
+    if where.platform == "gpu":
+        return gpus.limit(where.kind)
+    return where.chip.hbm_bytes if where.chip else None
 
 
 def about_config(loaded: config.Loaded) -> dict[str, Any]:
@@ -188,15 +196,16 @@ def collectives(spent: Spent) -> list[dict[str, Any]]:
     return found
 
 
-def untimed(found: Found) -> dict[str, Any]:
-    """Of a chip that the table does not know; what moves is counted all the same."""
+def untimed(request: Request, found: Found, whole: Program) -> dict[str, Any]:
+    """Of a chip that the table does not know; what it computes and moves is counted."""
     chip = costs.Chip("simulated", "", 1e12, 1e12, 1e12, 1e12, 1e12, 1e12, 1.0)
-    net = network.Network.of(found.meta, chip)
-    spent = simulate.Clock(Program(found.program), net, 1.0).run()
+    spent = simulate.Clock(whole, network.Network.of(found.meta, chip), 1.0).run()
     rows = [row | {"seconds": None, "exposed_seconds": None} for row in collectives(spent)]
     nothing = ("step_seconds", "time", "mfu", "mfu_full_attention", "tokens_per_second")
     more = ("tokens_per_second_per_chip", "dollars_per_million_tokens", "roofline")
-    return dict.fromkeys((*nothing, *more)) | {"collectives": rows}
+    flops = flops_of(request)
+    flops["flops"] |= {"compiled_per_device": sum(row[2] for row in spent.operations.values())}
+    return flops | dict.fromkeys((*nothing, *more)) | {"collectives": rows}
 
 
 def price_of(request: Request) -> float:

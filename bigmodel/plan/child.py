@@ -11,6 +11,7 @@ import os
 import pathlib
 import re
 import sys
+import threading
 import time
 from typing import Any
 
@@ -19,6 +20,7 @@ MISSING = re.compile(r"libtpu|No module named|Unable to load|not found", re.IGNO
 
 
 def main(folder: pathlib.Path) -> int:
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     request = json.loads((folder / "request.json").read_text())
     from bigmodel import config
 
@@ -33,6 +35,13 @@ def main(folder: pathlib.Path) -> int:
     return 0
 
 
+def end_with(parent: int) -> None:
+    """Ends this process when the one that started it is no more, however that ended."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
 def kind_of(error: Exception) -> str:
     text = str(error)
     if "RESOURCE_EXHAUSTED" in text:
@@ -42,14 +51,15 @@ def kind_of(error: Exception) -> str:
 
 def run(request: dict[str, Any], folder: pathlib.Path) -> None:
     began = time.perf_counter()
-    from bigmodel import costs
+    from bigmodel import compat, costs
     from bigmodel import recipe as recipes
-    from bigmodel.plan import steps, topology
+    from bigmodel.plan import gpus, steps, topology
 
     where = topology.parse(request["topology"], request["slices"])
     devices = topology.devices(where)
     recipe = recipes.make(loaded_of(request), devices=devices)
-    lowered, about = steps.lower(recipe, request["task"], request["prompt"])
+    with compat.assumed_cudnn(gpus.CUDNN):
+        lowered, about = steps.lower(recipe, request["task"], request["prompt"])
     mesh = recipe.mesh
     write(
         folder,
@@ -58,7 +68,7 @@ def run(request: dict[str, Any], folder: pathlib.Path) -> None:
         | {
             "kind": mesh.devices.flat[0].device_kind,
             "mesh": dict(mesh.shape),
-            "coords": [place(device) for device in mesh.devices.flat],
+            "coords": [place(device, where.platform) for device in mesh.devices.flat],
             "slice_of": [slice_of(device, where.platform) for device in mesh.devices.flat],
             "networks": where.networks,
             "versions": versions(),
@@ -98,8 +108,9 @@ def loaded_of(request: dict[str, Any]) -> Any:
     return loaded
 
 
-def place(device: Any) -> list[int]:
-    return list(getattr(device, "coords", ()) or ())
+def place(device: Any, platform: str) -> list[int]:
+    """In the torus of its slice; GPUs stand in none."""
+    return [] if platform == "gpu" else list(getattr(device, "coords", ()) or ())
 
 
 def slice_of(device: Any, platform: str) -> int:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from bigmodel.plan import names, program
+from bigmodel.plan import gpus, names, program
 from bigmodel.plan.program import HOST, Instruction, Program
 
 ALLOCATION = re.compile(r"^allocation \d+: size (\d+), (.*)$", re.MULTILINE)
@@ -75,6 +75,7 @@ def held(
         kinds["other"] += rest
     else:  # more is live than the heap holds: values that share a place were counted twice
         kinds["activations"] = max(0, kinds["activations"] + rest)
+    kinds["activations"] += gpus.workspace(whole)
     total = sum(kinds.values())
     found.sort(key=lambda each: -each["bytes"])
     return Held(total, kinds, host, found[:5])
@@ -124,7 +125,7 @@ def live_values(
         return
     listed = allocations[begin.end() :].split("\nallocation ", 1)[0]
     values = [(name, int(size), int(at)) for name, size, at in VALUE.findall(listed)]
-    ranges = {name: (int(start), int(end)) for name, start, end in RANGE.findall(live)}
+    ranges = {n.removesuffix("{}"): (int(a), int(b)) for n, a, b in RANGE.findall(live)}
     timed = [(name, size, at, *ranges[name]) for name, size, at in values if name in ranges]
     if not timed:
         return
@@ -156,6 +157,7 @@ def name_of(whole: Program, one: Instruction, index: list[str], kind: str) -> st
     """The layer that a value comes from; of a stack that a loop fills, what it is filled with."""
     source, filled = origin(whole, one, index)
     name = names.layer(source.op_name) or names.layer(one.op_name)
+    name = "layers/input" if name == "layers" else name
     if kind == "gradients":
         return f"{name or 'parameters'} (gradient)"
     if filled:
@@ -169,6 +171,8 @@ def origin(
     """What made a value, through loops that carry it, and whether one fills it slice by slice."""
     if depth > 40:
         return one, False
+    if one.op == "custom-call" and not one.op_name:
+        return filler(whole, one), False
     if one.op == "while" and index:
         body = whole.computations[one.attribute("body")]
         place = int(index[0])
@@ -177,6 +181,8 @@ def origin(
         made = body.maker(body.root.operands[place])
         if made is not None and (source := written(whole, made)) is not None:
             return source, True
+        if made is not None and made.op == "fusion" and names.layer(made.op_name):
+            return made, False  # a sum that the loop adds to
         state = one.holder.maker(one.operands[0])
         if state is not None and state.op == "tuple" and place < len(state.operands):
             before = one.holder.maker(state.operands[place])
@@ -198,6 +204,18 @@ def origin(
     return one, False
 
 
+def filler(whole: Program, one: Instruction) -> Instruction:
+    """Of room that is only made: what a loop puts there."""
+    users = one.holder.users
+    for given, place in users.get(one.name, ()):
+        for loop, _ in users.get(given.name, ()):
+            if given.op == "tuple" and loop.op == "while":
+                root = whole.computations[loop.attribute("body")].root
+                made = root.holder.maker(root.operands[place])
+                return made or one
+    return one
+
+
 def written(whole: Program, one: Instruction) -> Instruction | None:
     """What is written into a stack, if an instruction writes a slice of one."""
     if one.op in ("async-done", "async-update"):
@@ -206,7 +224,6 @@ def written(whole: Program, one: Instruction) -> Instruction | None:
     for inner in whole.inside(one):
         if inner.op != "dynamic-update-slice":
             continue
-        update = inner.holder.maker(inner.operands[1])
         update = named(inner.holder.maker(inner.operands[1]))
         if update is not None and update.op == "parameter" and inner is not one:
             place = int(update.rest.partition(")")[0])

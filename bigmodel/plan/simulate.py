@@ -8,17 +8,18 @@ rest hidden. A loop costs its body times its trips.
 
 import collections
 import dataclasses
+import math
 import re
 from typing import Any
 
-from bigmodel.plan import names, network, program, sharing, work
+from bigmodel.plan import names, network, origin, program, sharing, work
 from bigmodel.plan.program import COLLECTIVES, HOST, Computation, Instruction, Program
 from bigmodel.plan.spent import Moved, Spent
 
-# Of the efficiency of large products: what attention's kernels reach with 128-wide heads, fitted on
-# several generations. Published steps of Llama 3.1 70B on tpu7x say 0.51: as many tokens take 12.20 s
-# in rows of 8,192 and 34.02 s in rows of 131,072 (AI-Hypercomputer/tpu-recipes, training/ironwood),
-# and all that differs is attention, 9.2e15 FLOPs a device more (seven products a pair).
+# Of the efficiency of large products: what attention's kernels reach with 128-wide heads, fitted
+# on several generations. Published steps of Llama 3.1 70B on tpu7x say 0.51: as many tokens take
+# 12.20 s in rows of 8,192 and 34.02 s in rows of 131,072 (AI-Hypercomputer/tpu-recipes,
+# training/ironwood), and all that differs is attention: 9.2e15 FLOPs a device, in seven products.
 ATTENTION_SHARE = 0.53
 START_SECONDS = 1.5e-6  # of an instruction: its first block comes from memory before it can begin
 
@@ -71,8 +72,7 @@ class Turn:
         elif op == "call" and one.calls in self.clock.whole.computations:
             self.spent.add(self.clock.run(self.clock.whole.computations[one.calls]))
         elif op == "async-update":
-            if (under_way := self.pending.get(first(one))) is not None:
-                self.pending[one.name] = under_way
+            self.go_on(one)
         elif op.endswith("-done"):
             self.wait(first(one))
         elif op in ("send", "recv"):
@@ -102,7 +102,8 @@ class Turn:
                 return  # a mark for the compiler
             what, seconds = "other", memory
         elif flops:
-            what, seconds = "matrix", max(flops / self.clock.speed, memory)
+            slow = self.work.slow_flops(one)
+            what, seconds = "matrix", max((flops + slow) / self.clock.speed, memory)
         else:
             what, seconds = "other", memory
         self.pass_time(seconds + START_SECONDS, what, one, flops or attention, moved)
@@ -123,10 +124,10 @@ class Turn:
         """Books the queue of something that has a start and a done."""
         inner = self.collective_in(one)
         if inner is not None:
-            self.book(one.name, *self.moved(inner, synchronous=False))
+            self.book(one.name, *self.moved(one, inner, synchronous=False))
             return
         kinds = program.elements(one.type)
-        result = kinds[1] if one.op == "async-start" and len(kinds) > 1 else kinds[0]
+        result = kinds[0] if one.op == "copy-start" else kinds[min(1, len(kinds) - 1)]
         held = [array for part in kinds for array in program.arrays(part)]
         if any(array.space == HOST for array in held):
             updates = [i for i in self.clock.whole.inside(one) if i.op == "dynamic-update-slice"]
@@ -139,6 +140,14 @@ class Turn:
         else:
             seconds = program.size_of(result) / self.net.chip.hbm_bandwidth
             self.book(one.name, seconds, ["copies"], "other", None)
+
+    def go_on(self, one: Instruction) -> None:
+        """What is under way goes on; what was started with nothing (a gather) begins only now."""
+        begun = one.holder.maker(first(one))
+        if begun and not begun.operands and self.collective_in(begun) is None:
+            self.start(one)
+        elif (under_way := self.pending.get(first(one))) is not None:
+            self.pending[one.name] = under_way
 
     def book(self, name: str, seconds: float, lanes: Any, what: str, moved: Moved | None) -> float:
         """Stands in the queues of all lanes at once; returns when it is through."""
@@ -168,7 +177,7 @@ class Turn:
 
     def collective(self, one: Instruction, inner: Instruction) -> None:
         """A collective for which the core stands still, or what a fusion does beside it."""
-        seconds, lanes, what, moved = self.moved(inner, synchronous=True)
+        seconds, lanes, what, moved = self.moved(one, inner, synchronous=True)
         if inner.op == "all-reduce" and scatters(one, inner):
             seconds /= 2
             moved = dataclasses.replace(moved, kind="reduce-scatter")
@@ -196,7 +205,7 @@ class Turn:
 
     def carry_on(self, one: Instruction, end: str, chain: str, inner: Instruction) -> None:
         if end == "Start":
-            self.book(chain, *self.moved(inner, synchronous=False))
+            self.book(chain, *self.moved(one, inner, synchronous=False))
         elif end == "Done":
             self.wait(chain)
         else:
@@ -209,19 +218,25 @@ class Turn:
             return None
         return next((i for i in self.clock.whole.inside(one) if kind_of(i) in COLLECTIVES), None)
 
-    def moved(self, one: Instruction, *, synchronous: bool) -> tuple[float, Any, str, Moved]:
-        """Seconds, lanes, part and record of a collective."""
+    def moved(
+        self, outer: Instruction, one: Instruction, *, synchronous: bool
+    ) -> tuple[float, Any, str, Moved]:
+        """Seconds, lanes, part and record of a collective, which `outer` is or calls."""
         kind, holder = kind_of(one), one.holder
+        where = origin.op_name(self.clock.whole, outer, one)
         operands = one.operands[:1] if kind == "ragged-all-to-all" else one.operands
         given = sum(program.size_of(holder.type_of(operand)) for operand in operands)
         made = program.size_of(one.type)
-        if one.op.endswith("-start") and kind == "all-gather":
+        if kind == "ragged-all-to-all":  # the larger side is room for the worst case
+            given = made = min(given, made)
+        if one.op.endswith("-start") and kind in ("all-gather", "reduce-scatter"):
             made -= given  # its type names what goes in as well
         pairs = network.pairs_of(one) if kind == "collective-permute" else []
         if pairs:
             members = [device for pair in pairs[:64] for device in pair]
             seconds = self.net.sent(given, pairs)
-            axes = self.net.axes(pairs[0])
+            along = {axis for pair in pairs[:64] for axis in self.net.axes(pair)}
+            axes = tuple(axis for axis in self.net.mesh if axis in along)
             far = any(self.net.crosses(pair) for pair in pairs)
         else:
             members = network.group_of(one, len(self.net.slices))
@@ -232,10 +247,10 @@ class Turn:
             axes=axes,
             network=self.net.names[far],
             bytes=given,
-            devices=len(members) if not pairs else len(pairs),
+            devices=math.prod(self.net.mesh[axis] for axis in axes) if pairs else len(members),
             synchronous=synchronous,
-            layer=names.layer(one.op_name),
-            turn=names.turn(one.op_name),
+            layer=names.layer(where),
+            turn=names.turn(where),
         )
         return seconds, self.net.lanes(members, pairs), "collectives", record
 
@@ -252,7 +267,7 @@ class Turn:
         parts = len(set(self.net.slices))
         whole = given * (2 if kind == "all-reduce" else 1) * (parts - 1) / parts
         axes = tuple(a for a in self.net.mesh if self.net.mesh[a] % parts == 0)[:1]
-        far, where = self.net.names[1], one.op_name
+        far, where = self.net.names[1], origin.op_name(self.clock.whole, one, one)
         record = Moved(
             *(kind, axes, far, given, parts, False, names.layer(where), names.turn(where))
         )

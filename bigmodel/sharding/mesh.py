@@ -71,7 +71,9 @@ def make(
         outer = tuple(slices if axis == cut else 1 for axis in found)
         inner = tuple(n // k for n, k in zip(shape, outer, strict=True))
         if len({getattr(d, "slice_index", 0) for d in used}) == slices:
-            array = mesh_utils.create_hybrid_device_mesh(inner, outer, used)
+            array = mesh_utils.create_hybrid_device_mesh(
+                inner, outer, used, allow_split_physical_axes=True
+            )
         else:  # simulated devices know no slices: equal runs of them stand in
             blocks = np.array(used).reshape(slices, *inner)
             array = np.concatenate(list(blocks), axis=tuple(found).index(cut))

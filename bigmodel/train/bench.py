@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,14 +14,19 @@ from bigmodel.sharding import mesh as meshes
 from bigmodel.train import compiled, meter, processes
 from bigmodel.train import state as states
 
+Predict = Callable[[recipes.Recipe, jax.stages.Compiled], float | None]
 
-def bench(loaded: config.Loaded | Any, *, steps: int = 20, warmup: int = 3) -> dict[str, Any]:
+
+def bench(
+    loaded: config.Loaded | Any, *, steps: int = 20, warmup: int = 3, predict: Predict | None = None
+) -> dict[str, Any]:
     """Compiles the step that would train, runs it on the config's own data, and times it.
 
     Args:
         loaded: from `bigmodel.load_config`, or a config.
         steps: that are timed, after `warmup` that are not.
         warmup: steps before those.
+        predict: what tells how long the compiled step should take, such as `plan.here.predict`.
 
     Returns:
         Figures by name, units in the names.
@@ -49,7 +55,9 @@ def bench(loaded: config.Loaded | Any, *, steps: int = 20, warmup: int = 3) -> d
                 waits.append(ready.waited_seconds - waited)
                 began, waited = now, ready.waited_seconds
     seconds, waits = seconds[warmup:], waits[warmup:]
-    return figures(recipe, step, seconds, waits, loss, trees.count(state.params))
+    found = figures(recipe, step, seconds, waits, loss, trees.count(state.params))
+    predicted = predict(recipe, step.program) if predict else None
+    return found | {"predicted_step_seconds": predicted}
 
 
 def figures(
@@ -126,6 +134,9 @@ def table(found: dict[str, Any]) -> str:
         "memory": f"{found['memory_bytes'] / 2**20:,.1f} MiB a device, as compiled",
         "waiting": f"{found['data_wait_share']:.2%} of the time for data",
     }
+    if predicted := found["predicted_step_seconds"]:
+        ratio = found["step_seconds"] / predicted
+        rows["predicted"] = f"{predicted * 1e3:.1f} ms; measured is {ratio:.2f} times that"
     if found["pipeline_bubble"]:
         rows["bubble"] = f"{found['pipeline_bubble']:.1%} of a stage's time, by the schedule"
     return "\n".join(f"{name:<12}{value}" for name, value in rows.items())

@@ -31,6 +31,7 @@ REQUEST = Request(config.Loaded(None, "", ""), topology.parse("v5e:2x4"))
 
 def seconds(efficiency: float) -> float:
     chip = REQUEST.topology.chip
+    assert chip
     net = network.Network.of(META, chip)
     return simulate.Clock(program.Program(PROGRAM), net, efficiency).run().seconds
 

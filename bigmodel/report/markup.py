@@ -1,0 +1,77 @@
+"""HTML and SVG as nested calls: what is written is escaped and its tags close, always."""
+
+import html
+from collections.abc import Iterable
+from typing import Any
+
+VOID = ("meta", "br", "wbr")
+
+
+class Markup(str):
+    """Text that is markup already; any other text is escaped before it goes into an element."""
+
+
+Inside = str | Iterable[Any] | None
+
+
+def element(tag: str, *inside: Inside, **attributes: Any) -> Markup:
+    """`element("p", "a < b", class_="note")` is `<p class="note">a &lt; b</p>`.
+
+    Args:
+        tag: its name.
+        inside: texts, markup, or iterables of them; None is nothing.
+        attributes: by name, "_" for "-" and one at the end for names that Python keeps for itself;
+            None leaves one out, and a float is written to a hundredth.
+    """
+    words = [tag]
+    for name, value in attributes.items():
+        if value is not None:
+            value = f"{value:.2f}" if isinstance(value, float) else str(value)
+            words.append(f'{name.rstrip("_").replace("_", "-")}="{html.escape(value)}"')
+    opened = " ".join(words)
+    if tag in VOID:
+        return Markup(f"<{opened}/>")
+    return Markup(f"<{opened}>{join(*inside)}</{tag}>")
+
+
+def join(*inside: Inside) -> Markup:
+    """Several pieces of markup and text as one."""
+    texts = []
+    for piece in inside:
+        if isinstance(piece, Markup):
+            texts.append(str(piece))
+        elif isinstance(piece, str):
+            texts.append(html.escape(piece, quote=False))
+        elif piece is not None:
+            texts.append(str(join(*piece)))
+    return Markup("".join(texts))
+
+
+def path(text: str) -> Markup:
+    """A path that may break after each slash."""
+    first, *rest = text.split("/")
+    return join(first, [["/", element("wbr"), word] for word in rest])
+
+
+def table(heads: Iterable[Inside], rows: Iterable[Iterable[Inside]], *, numbers: Iterable[int]):
+    """A table that scrolls by itself where it is too wide; columns `numbers` are set to the right.
+
+    A row may be markup, for one that the caller has made.
+    """
+    right = set(numbers)
+
+    def cells(tag: str, row: Iterable[Inside]) -> Markup:
+        return element(
+            "tr",
+            [
+                element(tag, cell, class_="number" if i in right else None)
+                for i, cell in enumerate(row)
+            ],
+        )
+
+    body = [row if isinstance(row, Markup) else cells("td", row) for row in rows]
+    return element(
+        "div",
+        element("table", element("thead", cells("th", list(heads))), element("tbody", body)),
+        class_="scroll",
+    )
