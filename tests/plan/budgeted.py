@@ -40,7 +40,12 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }
 TINY = dict(vocab=1024, width=256, heads=4, kv_heads=2, head_dim=64, hidden=1024)
 
-HEAD = "import bigmodel\nfrom {module} import {name}\n\n{name}()\nget_config = bigmodel.default_config\n"
+HEAD = """import bigmodel
+from {module} import {name}
+
+{name}()
+get_config = bigmodel.default_config
+"""
 
 
 def values(layout: Mapping[str, Any], *more: Mapping[str, Any]) -> Any:
