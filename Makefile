@@ -48,7 +48,7 @@ test-layouts: install
 
 # Programs for TPUs that are not here, up to their schedule: what they move and hold.
 test-tpu: install
-	$(BIN)/python -m pytest -m "tpu or not tpu" tests/sharding/test_programs.py
+	$(BIN)/python -m pytest -m "tpu or not tpu" tests/sharding/test_programs.py tests/plan
 
 smoke: install
 	$(BIN)/python -m pytest -m smoke

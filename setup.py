@@ -71,7 +71,7 @@ setuptools.setup(
     ],
     python_requires=">=3.11,<3.14",
     packages=setuptools.find_packages(include=["bigmodel", "bigmodel.*"]),
-    package_data={"bigmodel": ["py.typed"]},
+    package_data={"bigmodel": ["py.typed", "report/*.css"]},
     install_requires=REQUIRES,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["bigmodel = bigmodel.__main__:main"]},

@@ -255,6 +255,9 @@ PLAN = (
     Flag("objective", str, "WHAT", "of a search", "time", choices=("time", "cost", "chips")),
     Flag("compiled", int, "N", "layouts that a search compiles", 12, bounds=(0, None)),
     Flag("report", str, "OUT.html", "writes a page to look at"),
+    Flag("compare", str, "A.json B.json", "what changed between two answers of --json", words=2),
+    Flag("budget", str, "FILE", "fails where the plan moves or holds more than this one of --json"),
+    Flag("calibrate", float, "SECONDS", "of a measured step: keeps what it says of the chip"),
     JSON,
 )
 COMMANDS = {

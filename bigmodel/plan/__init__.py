@@ -1,6 +1,7 @@
 """What a run would cost on hardware that is not here: compile it, read the program, search."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ from bigmodel import config
 from bigmodel import recipe as recipes
 from bigmodel.plan import answer, compiling, topology
 from bigmodel.plan.requests import Request
+from bigmodel.sharding import mesh as meshes
 
 TASKS = ("train", "evaluate", "prefill", "decode")
 
@@ -42,6 +44,7 @@ def plan(
         CompileError: the compiler's own reason.
     """
     request = make_request(loaded, where, slices=slices, task=task, prompt=prompt, full=full)
+    check_mesh(request)
     return answer.plan(request, compiling.compile_one(request, cached=cached))
 
 
@@ -55,6 +58,20 @@ def make_request(
     values.mesh_slices = found.slices
     loaded = dataclasses.replace(loaded, config=values.lock())
     return Request(loaded, found, **options)
+
+
+def check_mesh(request: Request) -> None:
+    """Refuses a mesh that is not of all the devices: no pod is rented to use a part of it."""
+    values, where = request.loaded.config, request.topology
+    sizes = meshes.sizes(values.mesh.to_dict(), where.devices)
+    product = math.prod(sizes.values())
+    if product != where.devices and where.platform != "cpu":
+        shown = " x ".join(f"{axis} {n}" for axis, n in sizes.items() if n > 1) or "1"
+        raise config.InputError(
+            f"mesh: {shown} = {product} devices, and {where.name} has {where.devices}"
+            + (f" in {where.slices} slices" if where.slices > 1 else "")
+            + "; set one axis to -1 to take what is there, such as --config.mesh.fsdp=-1."
+        )
 
 
 def changed(loaded: config.Loaded, overrides: Sequence[tuple[str, Any]]) -> config.Loaded:

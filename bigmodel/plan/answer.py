@@ -61,7 +61,7 @@ def plan(request: Request, found: Found) -> dict[str, Any]:
         spent = simulate.Clock(whole, net, calibrate.efficiency(chip)).run()
         answer |= timing(request, found, spent, answer["devices"])
     else:
-        answer |= flops_of(request) | untimed(found)
+        answer |= untimed(request, found, whole)
     return answer | {"warnings": warnings(request, found, answer, whole)}
 
 
@@ -196,15 +196,16 @@ def collectives(spent: Spent) -> list[dict[str, Any]]:
     return found
 
 
-def untimed(found: Found) -> dict[str, Any]:
-    """Of a chip that the table does not know; what moves is counted all the same."""
+def untimed(request: Request, found: Found, whole: Program) -> dict[str, Any]:
+    """Of a chip that the table does not know; what it computes and moves is counted."""
     chip = costs.Chip("simulated", "", 1e12, 1e12, 1e12, 1e12, 1e12, 1e12, 1.0)
-    net = network.Network.of(found.meta, chip)
-    spent = simulate.Clock(Program(found.program), net, 1.0).run()
+    spent = simulate.Clock(whole, network.Network.of(found.meta, chip), 1.0).run()
     rows = [row | {"seconds": None, "exposed_seconds": None} for row in collectives(spent)]
     nothing = ("step_seconds", "time", "mfu", "mfu_full_attention", "tokens_per_second")
     more = ("tokens_per_second_per_chip", "dollars_per_million_tokens", "roofline")
-    return dict.fromkeys((*nothing, *more)) | {"collectives": rows}
+    flops = flops_of(request)
+    flops["flops"] |= {"compiled_per_device": sum(row[2] for row in spent.operations.values())}
+    return flops | dict.fromkeys((*nothing, *more)) | {"collectives": rows}
 
 
 def price_of(request: Request) -> float:

@@ -11,6 +11,7 @@ import os
 import pathlib
 import re
 import sys
+import threading
 import time
 from typing import Any
 
@@ -19,6 +20,7 @@ MISSING = re.compile(r"libtpu|No module named|Unable to load|not found", re.IGNO
 
 
 def main(folder: pathlib.Path) -> int:
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     request = json.loads((folder / "request.json").read_text())
     from bigmodel import config
 
@@ -31,6 +33,13 @@ def main(folder: pathlib.Path) -> int:
         write(folder, "error", {"kind": kind_of(error), "text": str(error)})
         raise
     return 0
+
+
+def end_with(parent: int) -> None:
+    """Ends this process when the one that started it is no more, however that ended."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
 
 
 def kind_of(error: Exception) -> str:

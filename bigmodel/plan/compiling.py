@@ -118,12 +118,14 @@ class Compiling:
         if error.get("kind") == "refused":
             raise config.InputError(error["text"])
         overfull = sentence(error["text"]) if error.get("kind") == "memory" else ""
-        if meta is None or (error and not overfull) or (ended and not error):
-            late = ended is None and not self.scheduled()
+        late = ended is None and (self.request.full or not self.scheduled())
+        if meta is None or late or (error and not overfull) or (ended and not error):
             raise CompileError(self.reason(error, late))
         program = next((t for pattern in SCHEDULED if (t := self.text(pattern))), "")
         if (self.folder / "program.txt").exists():
             program = (self.folder / "program.txt").read_text()
+        if not program:  # nothing to read a time from
+            raise CompileError(overfull or "it wrote no program")
         return Found(
             program=program,
             allocations=self.text(ALLOCATIONS),
@@ -139,7 +141,7 @@ class Compiling:
         if error:
             return sentence(error["text"])
         if late:
-            return f"no schedule after {self.timeout:.0f} s"
+            return f"nothing came of it in {self.timeout:.0f} s"
         lines = (self.folder / "log").read_text(errors="replace").strip().splitlines()
         status = self.process.poll()
         return f"the process that compiled ended with status {status}: {(lines or [''])[-1]}"

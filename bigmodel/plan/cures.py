@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from bigmodel import config
-from bigmodel.plan import answer, changed, compiling, estimate
+from bigmodel.plan import answer, changed, compiling, estimate, search
 from bigmodel.plan.requests import Found, Request
 
 Change = tuple[tuple[str, Any], ...]
@@ -27,11 +27,11 @@ def candidates(values: Any, platform: str) -> Iterator[Change]:
         again.append((("model.remat", "names"), ("model.remat_save", NAMES)))
     if model.remat != "full":
         again.append((("model.remat", "full"),))
-    if platform == "tpu" and not values.accumulate > 1:
+    if platform == "tpu":
         host = (("model.remat", "names"), ("model.remat_save", ()))
         again.append((*host, ("model.remat_offload", ON_HOST)))
     parts: list[Change] = [()]
-    parts += [(("accumulate", values.accumulate * k),) for k in (2, 4, 8, 16, 32)]
+    parts += [(("accumulate", values.accumulate * 2**k),) for k in range(1, 8)]
     stored: list[Change] = [()]
     if optimizer.name == "adamw" and optimizer.mu_dtype != "bfloat16":
         stored.append((("optimizer.mu_dtype", "bfloat16"),))
@@ -39,7 +39,7 @@ def candidates(values: Any, platform: str) -> Iterator[Change]:
         stored.append((("optimizer.offload", True),))
     rules: list[Change] = [()]
     if values.rules == "fsdp_tensor":
-        rules += [(("rules", name),) for name in ("sequence", "zero1")]
+        rules += [(("rules", name),) for name in search.tables_for(values.mesh)[1:]]
     for change in itertools.product(again, parts, stored, rules):
         if joined := tuple(itertools.chain(*change)):
             yield joined
@@ -52,7 +52,7 @@ def tried(request: Request, plan: dict[str, Any], say: Callable[[str], None]) ->
     """
     values = request.loaded.config
     now = estimate.of(request)
-    scale = plan["hbm_bytes"] / now.hbm_bytes
+    scale = min(1.5, max(0.75, plan["hbm_bytes"] / now.hbm_bytes))
     found = []
     for change in candidates(values, request.topology.platform):
         try:
@@ -60,7 +60,7 @@ def tried(request: Request, plan: dict[str, Any], say: Callable[[str], None]) ->
             guess = estimate.of(other)
         except config.InputError:
             continue  # not allowed here, such as a batch that does not come apart
-        if guess.hbm_bytes * max(1.0, scale) <= plan["hbm_limit_bytes"]:
+        if guess.hbm_bytes * scale <= plan["hbm_limit_bytes"]:
             found.append((guess.step_seconds, len(change), change, other))
     found.sort(key=lambda each: each[:2])
     rows: list[dict[str, Any]] = []

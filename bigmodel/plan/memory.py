@@ -171,6 +171,8 @@ def origin(
     """What made a value, through loops that carry it, and whether one fills it slice by slice."""
     if depth > 40:
         return one, False
+    if one.op == "custom-call" and not one.op_name:
+        return filler(whole, one), False
     if one.op == "while" and index:
         body = whole.computations[one.attribute("body")]
         place = int(index[0])
@@ -179,6 +181,8 @@ def origin(
         made = body.maker(body.root.operands[place])
         if made is not None and (source := written(whole, made)) is not None:
             return source, True
+        if made is not None and made.op == "fusion" and names.layer(made.op_name):
+            return made, False  # a sum that the loop adds to
         state = one.holder.maker(one.operands[0])
         if state is not None and state.op == "tuple" and place < len(state.operands):
             before = one.holder.maker(state.operands[place])
@@ -200,6 +204,18 @@ def origin(
     return one, False
 
 
+def filler(whole: Program, one: Instruction) -> Instruction:
+    """Of room that is only made: what a loop puts there."""
+    users = one.holder.users
+    for given, place in users.get(one.name, ()):
+        for loop, _ in users.get(given.name, ()):
+            if given.op == "tuple" and loop.op == "while":
+                root = whole.computations[loop.attribute("body")].root
+                made = root.holder.maker(root.operands[place])
+                return made or one
+    return one
+
+
 def written(whole: Program, one: Instruction) -> Instruction | None:
     """What is written into a stack, if an instruction writes a slice of one."""
     if one.op in ("async-done", "async-update"):
@@ -208,7 +224,6 @@ def written(whole: Program, one: Instruction) -> Instruction | None:
     for inner in whole.inside(one):
         if inner.op != "dynamic-update-slice":
             continue
-        update = inner.holder.maker(inner.operands[1])
         update = named(inner.holder.maker(inner.operands[1]))
         if update is not None and update.op == "parameter" and inner is not one:
             place = int(update.rest.partition(")")[0])

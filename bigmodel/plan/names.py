@@ -7,10 +7,11 @@ import re
 NOISE = re.compile(
     r"^(jit\(.*\)|jvp\(.*\)|transpose\(.*\)|vmap\(.*\)|while|body|cond|branch_\d+_fun|scan|pjit"
     r"|closed_call|checkpoint|rematted_computation|shard_map|custom_vjp_call|custom_jvp_call"
-    r"|core_call|remat|pairs_\w+|splash_\w+|_?splash_attention\w*|pallas_call|broadcast_in_dim)$"
+    r"|core_call|remat|eval_jaxpr|pairs_\w+|rows_\d+|splash_\w+|_?splash_attention\w*|pallas_call"
+    r"|ragged_dot_general|broadcast_in_dim)$"
 )
+DIFFERENTIATED = re.compile(r"(?:transpose\(|jvp\()+([a-z]\w*)\)+")  # jvp(loss) is of the loss
 EQUATION = re.compile(r"->")
-TOP = ("embed", "positions", "final_norm", "head", "loss", "optimizer")
 
 
 @functools.lru_cache(maxsize=50_000)
@@ -26,6 +27,8 @@ def layer(op_name: str) -> str:
     inside = any("run_layers" in part for part in whole)
     path: list[str] = []
     for part in whole[:-1]:  # the last is the operation
+        if found := DIFFERENTIATED.fullmatch(part):
+            part = found[1]
         if NOISE.match(part) or EQUATION.search(part) or "." in part:
             continue
         if part in ("Decoder", "Block"):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -96,20 +97,16 @@ class Network:
             return 0.0
         if not self.coords.shape[1]:
             return self.in_rings(kind, whole, group)
-        if self.crosses(group):
-            parts = len(set(self.slices[np.asarray(group)]))
+        near = [g for g in group if self.slices[g] == self.slices[group[0]]]
+        parts, inside = n // len(near), len(near)
+        speed, hops = self.links(near)
+        if "all-to-all" in kind:  # each device sends a part of its own to each other slice
+            within, own = self.exchange(in_bytes / parts, near), in_bytes
+        else:
             times = 2 if kind == "all-reduce" else 1
-            inside = n / parts
-            between = times * whole * (parts - 1) / parts / inside / self.chip.slice_bandwidth
-            if inside == 1:
-                return between
-            speed, hops = self.links([g for g in group if self.slices[g] == self.slices[group[0]]])
-            return max(between, times * whole * (inside - 1) / inside / speed) + HOP_SECONDS * hops
-        speed, hops = self.links(group)
-        if "all-to-all" in kind:
-            return self.exchange(in_bytes, group) + HOP_SECONDS * hops
-        times = 2 if kind == "all-reduce" else 1
-        return times * whole * (n - 1) / n / speed + HOP_SECONDS * hops
+            within, own = times * whole * (inside - 1) / inside / speed, times * whole / inside
+        between = own * (parts - 1) / parts / self.chip.slice_bandwidth
+        return max(between, within) + (HOP_SECONDS * hops if inside > 1 else 0.0)
 
     def in_rings(self, kind: str, whole: float, group: Sequence[int]) -> float:
         """Of GPUs: rings through all of a host's that take part leave it by the NIC of each."""
@@ -123,13 +120,18 @@ class Network:
         return max(near if hosts < n else 0.0, far) + FAR_SECONDS
 
     def exchange(self, in_bytes: float, group: Sequence[int]) -> float:
+        """Each device sends half of what it has through the middle.
+
+        There as many links go as there are lines of devices along the dimension, twice as many
+        where it closes to a ring; the devices of a chip share them.
+        """
         coords = self.coords[np.asarray(group)]
         spans = np.array([len(set(column)) for column in coords.T])
+        if not (spans > 1).any():  # the devices of one chip
+            return in_bytes * (len(group) - 1) / len(group) / (6 * self.chip.link_bandwidth)
         rings = self.wraps & (spans == self.extent)
-        # Each device sends half of what it has through the middle, where as many links go as there
-        # are lines of devices along the dimension.
         of_dim = np.where(rings, spans / 8, spans / 4)[spans > 1]
-        return float(in_bytes * of_dim.max(initial=0.5) / self.chip.link_bandwidth)
+        return float(in_bytes * of_dim.max() * self.per_chip / self.chip.link_bandwidth)
 
     def sent(self, in_bytes: float, pairs: Sequence[tuple[int, int]]) -> float:
         """Of a permutation: how long the busiest way is held."""
@@ -173,13 +175,20 @@ def group_of(one: Instruction, devices: int) -> list[int]:
         laid = laid.transpose(order) if order else laid
         return laid.reshape(rows[0], -1)[0].tolist()
     if found := re.search(r"replica_groups=mesh\[([^\]]*)\]([^{]*)\{([^}]*)\}", rest):
-        sizes = re.findall(r"'(\w+)'=(\d+)", found[1])
-        used = re.findall(r"'(\w+)'", found[3])
+        sizes = {name: int(n) for name, n in re.findall(r"'(\w+)'=(\d+)", found[1])}
         if moved := re.search(r"device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\)", found[2]):
             shape, turned = (numbers(part) for part in moved.groups())
             ids = ids.reshape(shape).transpose(turned or None).ravel()
-        laid = ids[: np.prod([int(n) for _, n in sizes])].reshape([int(n) for _, n in sizes])
-        return laid[tuple(slice(None) if axis in used else 0 for axis, _ in sizes)].ravel().tolist()
+        # 'a' is a whole axis, 'a':(2)4 of its places, seen as 2 x 4 x the rest, those in the middle
+        used = {n: parts for n, *parts in re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", found[3])}
+        shape = []
+        kept: list[Any] = []
+        for name, size in sizes.items():
+            before, own = (int(n or 1) for n in used.get(name, ("1", "1")))
+            own = size if name in used and not used[name][1] else own
+            shape += [before, own, size // before // own]
+            kept += [0, slice(None), 0]
+        return ids[: math.prod(shape)].reshape(shape)[tuple(kept)].ravel().tolist()
     if found := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
         return numbers(found[1])
     return ids.tolist()

@@ -12,7 +12,7 @@ import math
 import re
 from typing import Any
 
-from bigmodel.plan import names, network, program, work
+from bigmodel.plan import names, network, origin, program, work
 from bigmodel.plan.program import COLLECTIVES, HOST, Computation, Instruction, Program
 from bigmodel.plan.spent import Moved, Spent
 
@@ -69,8 +69,7 @@ class Turn:
         elif op == "call" and one.calls in self.clock.whole.computations:
             self.spent.add(self.clock.run(self.clock.whole.computations[one.calls]))
         elif op == "async-update":
-            if (under_way := self.pending.get(first(one))) is not None:
-                self.pending[one.name] = under_way
+            self.go_on(one)
         elif op.endswith("-done"):
             self.wait(first(one))
         elif op in ("send", "recv"):
@@ -122,10 +121,10 @@ class Turn:
         """Books the queue of something that has a start and a done."""
         inner = self.collective_in(one)
         if inner is not None:
-            self.book(one.name, *self.moved(inner, synchronous=False))
+            self.book(one.name, *self.moved(one, inner, synchronous=False))
             return
         kinds = program.elements(one.type)
-        result = kinds[1] if one.op == "async-start" and len(kinds) > 1 else kinds[0]
+        result = kinds[0] if one.op == "copy-start" else kinds[min(1, len(kinds) - 1)]
         held = [array for part in kinds for array in program.arrays(part)]
         if any(array.space == HOST for array in held):
             updates = [i for i in self.clock.whole.inside(one) if i.op == "dynamic-update-slice"]
@@ -136,6 +135,14 @@ class Turn:
         else:
             seconds = program.size_of(result) / self.net.chip.hbm_bandwidth
             self.book(one.name, seconds, ["copies"], "other", None)
+
+    def go_on(self, one: Instruction) -> None:
+        """What is under way goes on; what was started with nothing (a gather) begins only now."""
+        begun = one.holder.maker(first(one))
+        if begun and not begun.operands and self.collective_in(begun) is None:
+            self.start(one)
+        elif (under_way := self.pending.get(first(one))) is not None:
+            self.pending[one.name] = under_way
 
     def book(self, name: str, seconds: float, lanes: Any, what: str, moved: Moved | None) -> float:
         """Stands in the queues of all lanes at once; returns when it is through."""
@@ -163,7 +170,7 @@ class Turn:
 
     def collective(self, one: Instruction, inner: Instruction) -> None:
         """A collective for which the core stands still, or what a fusion does beside it."""
-        seconds, lanes, what, moved = self.moved(inner, synchronous=True)
+        seconds, lanes, what, moved = self.moved(one, inner, synchronous=True)
         if inner.op == "all-reduce" and scatters(one, inner):
             seconds /= 2
             moved = dataclasses.replace(moved, kind="reduce-scatter")
@@ -191,7 +198,7 @@ class Turn:
 
     def carry_on(self, one: Instruction, end: str, chain: str, inner: Instruction) -> None:
         if end == "Start":
-            self.book(chain, *self.moved(inner, synchronous=False))
+            self.book(chain, *self.moved(one, inner, synchronous=False))
         elif end == "Done":
             self.wait(chain)
         else:
@@ -204,9 +211,12 @@ class Turn:
             return None
         return next((i for i in self.clock.whole.inside(one) if kind_of(i) in COLLECTIVES), None)
 
-    def moved(self, one: Instruction, *, synchronous: bool) -> tuple[float, Any, str, Moved]:
-        """Seconds, lanes, part and record of a collective."""
+    def moved(
+        self, outer: Instruction, one: Instruction, *, synchronous: bool
+    ) -> tuple[float, Any, str, Moved]:
+        """Seconds, lanes, part and record of a collective, which `outer` is or calls."""
         kind, holder = kind_of(one), one.holder
+        where = origin.op_name(self.clock.whole, outer, one)
         operands = one.operands[:1] if kind == "ragged-all-to-all" else one.operands
         given = sum(program.size_of(holder.type_of(operand)) for operand in operands)
         made = program.size_of(one.type)
@@ -218,7 +228,8 @@ class Turn:
         if pairs:
             members = [device for pair in pairs[:64] for device in pair]
             seconds = self.net.sent(given, pairs)
-            axes = self.net.axes(pairs[0])
+            along = {axis for pair in pairs[:64] for axis in self.net.axes(pair)}
+            axes = tuple(axis for axis in self.net.mesh if axis in along)
             far = any(self.net.crosses(pair) for pair in pairs)
         else:
             members = network.group_of(one, len(self.net.slices))
@@ -231,8 +242,8 @@ class Turn:
             bytes=given,
             devices=math.prod(self.net.mesh[axis] for axis in axes) if pairs else len(members),
             synchronous=synchronous,
-            layer=names.layer(one.op_name),
-            turn=names.turn(one.op_name),
+            layer=names.layer(where),
+            turn=names.turn(where),
         )
         return seconds, self.net.lanes(members, pairs), "collectives", record
 
@@ -249,7 +260,7 @@ class Turn:
         parts = len(set(self.net.slices))
         whole = given * (2 if kind == "all-reduce" else 1) * (parts - 1) / parts
         axes = tuple(a for a in self.net.mesh if self.net.mesh[a] % parts == 0)[:1]
-        far, where = self.net.names[1], one.op_name
+        far, where = self.net.names[1], origin.op_name(self.clock.whole, one, one)
         record = Moved(
             *(kind, axes, far, given, parts, False, names.layer(where), names.turn(where))
         )

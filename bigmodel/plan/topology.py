@@ -69,6 +69,8 @@ def parse(name: str, slices: int = 1) -> Topology:
         InputError: what is wrong with the name, the known ones, and the nearest.
     """
     kind, _, rest = name.partition(":")
+    if slices < 1:
+        raise config.InputError(f"--slices={slices}: a topology has one slice at least.")
     if kind == "cpu":
         count = whole(name, rest, 1)[0]
         return Topology(name, "cpu", "cpu", (count,), slices)
@@ -86,10 +88,11 @@ def parse(name: str, slices: int = 1) -> Topology:
     shape = whole(name, rest, generation.dims)
     bad = any(n > most for n, most in zip(sorted(shape), sorted(generation.most), strict=True))
     if bad or not admissible(shape, generation.dims):
-        near = min(shapes(kind), key=lambda s: distance(s, shape))
+        usual = list(dict.fromkeys([*shapes(kind), generation.most]))
+        near = min(usual, key=lambda s: distance(s, shape))
         raise config.InputError(
             f"--topology={name}: {kind} has no slice of {text(shape)} chips; known are "
-            f"{', '.join(map(text, shapes(kind)))}. The nearest is {kind}:{text(near)}."
+            f"{', '.join(map(text, usual))}. The nearest is {kind}:{text(near)}."
         )
     return Topology(name, "tpu", kind, shape, slices)
 

@@ -16,6 +16,7 @@ NOTHING = (
 )
 # Marks that a kernel's name carries: products and pairs of query and key that it computes.
 PAIRS = re.compile(r"pairs_(\d+)_(\d+)(_fused)?")
+ROWS = re.compile(r"rows_(\d+)")  # of the room for rows of a product those that hold any
 
 
 class Work:
@@ -33,7 +34,7 @@ class Work:
         if one.op == "dot":
             return dot_flops(one)
         if one.op == "custom-call":
-            return library_flops(one)
+            return ragged(one)[0] or library_flops(one)
         return self.flops_in(one.calls) if one.calls else 0.0
 
     def slow_flops(self, one: Instruction) -> float:
@@ -57,6 +58,8 @@ class Work:
         written = float(program.size_of(one.type, "0"))
         if one.op in ("slice", "dynamic-slice"):
             return 2 * written
+        if one.op == "custom-call" and (moved := ragged(one)[1]):
+            return moved
         if one.op != "fusion":
             return written + sum(program.size_of(holder.type_of(o), "0") for o in one.operands)
         return self.written(one) + sum(
@@ -95,6 +98,8 @@ class Work:
             for user, at in body.users.get(made.name, ()):
                 if user.op in ("slice", "dynamic-slice"):
                     total += program.size_of(user.type) if at == 0 else 0
+                elif user.op == "gather" and at == 0:
+                    total += program.size_of(user.type)
                 elif user.op == "dynamic-update-slice" and at == 0:
                     continue
                 elif user.op in FREE:
@@ -183,6 +188,27 @@ def library_flops(one: Instruction) -> float:
     found = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', one.rest)
     summed = [int(n) for n in re.findall(r"\d+", found[1] if found else "")]
     return 2.0 * result[0].size * math.prod(left[0].shape[dim] for dim in summed)
+
+
+def ragged(one: Instruction) -> tuple[float, float]:
+    """FLOPs and bytes of a product of ragged groups, a kernel of the compiler's; (0, 0) of others.
+
+    [N, D] x [E, D, F] -> [N, F], or for a gradient [N, D] x [N, F] -> [E, D, F], whichever way each
+    lies: every row meets one of the E matrices. Where N is room for the worst case, the name says
+    how many rows there are on average; the kernel passes over the others.
+    """
+    if "tpu_custom_call" not in one.rest or "ragged_dot" not in one.op_name:
+        return 0.0, 0.0
+    types = [one.type, *map(one.holder.type_of, one.operands)]
+    found = [a for text in types for a in program.arrays(text) if a.dtype in ("bf16", "f32")]
+    matrices = [array for array in found if len(array.shape) == 3]
+    rows = [array for array in found if len(array.shape) == 2]
+    if not matrices or not rows:  # it lays out the groups
+        return 0.0, 0.0
+    room, marked = rows[0].shape[0], ROWS.search(one.op_name)
+    there = min(room, int(marked[1])) if marked else room
+    moved = sum(a.bytes for a in matrices) + sum(a.bytes for a in rows) * there / room
+    return 2.0 * there * math.prod(matrices[0].shape[1:]), moved
 
 
 def attention_flops(one: Instruction) -> float:

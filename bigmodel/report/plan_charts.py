@@ -1,9 +1,9 @@
 """The simpler pictures of a plan's page, as SVG: stacked bars, and weak scaling."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from bigmodel.report import units
+from bigmodel.report import plan_facts, units
 from bigmodel.report.markup import Inside, Markup, element
 
 WIDE = 820.0  # of a chart, in its own units; a page shows it at most a tenth larger
@@ -33,6 +33,30 @@ def stacked(
         drawn.append(element("line", class_="limit", x1=x, x2=x, y1="0", y2="100%"))
     words = ", ".join(f"{words} {written}" for _, words, _, written in segments)
     return element("svg", drawn, class_="bar", role="img", aria_label=words)
+
+
+def segments(
+    numbers: Mapping[str, float | None] | None,
+    names: Mapping[str, str],
+    write: Callable[[float], str],
+) -> list[Segment]:
+    """The segments of a bar, from "memory" or "time" of a plan."""
+    return [(*part, write(part[2])) for part in plan_facts.parts(numbers, names)]
+
+
+def legend(parts: Sequence[Segment], whole: float, group: str) -> Markup:
+    """Each segment of a bar with its colour, its number and its share."""
+    items = [
+        element(
+            "li",
+            element("span", class_=f"swatch {group}-{key}"),
+            element("span", words),
+            element("b", written),
+            element("span", units.percent(part, whole), class_="faint"),
+        )
+        for key, words, part, written in parts
+    ]
+    return element("ul", items, class_="legend")
 
 
 def frame(drawn: Inside, words: str, height: float) -> Markup:

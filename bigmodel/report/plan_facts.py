@@ -75,7 +75,9 @@ def mfu(plan: Plan) -> str:
     return units.UNKNOWN if known else f"refused: unknown chip {plan['device']}"
 
 
-def parts(numbers: Mapping[str, float | None] | None, names: Mapping[str, str]):
+def parts(
+    numbers: Mapping[str, float | None] | None, names: Mapping[str, str]
+) -> list[tuple[str, str, float]]:
     """(key, name, number) of those that are known, in the order of `names`."""
     found = ((key, words, (numbers or {}).get(key)) for key, words in names.items())
     return [(key, words, number) for key, words, number in found if number is not None]
@@ -101,10 +103,15 @@ def layout_words(layout: Mapping[str, Any]) -> list[str]:
 
 
 def change_words(change: Mapping[str, Any]) -> str:
-    """{"accumulate": 2} as "accumulate = 2"."""
-    return ", ".join(
-        f"{key} = {mesh_words(to) if isinstance(to, Mapping) else to}" for key, to in change.items()
-    )
+    """{"accumulate": 2, "model.remat": "full"} as "accumulate = 2, remat = full"."""
+
+    def words(to: Any) -> str:
+        if isinstance(to, Mapping):
+            return mesh_words(to)
+        return " + ".join(to) if isinstance(to, list | tuple) else str(to)
+
+    told = {key.removeprefix("model."): words(to) for key, to in change.items()}
+    return ", ".join(f"{key} = {text}" for key, text in told.items() if text)
 
 
 def compiled_words(plan: Plan) -> str:

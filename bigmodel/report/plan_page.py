@@ -1,14 +1,13 @@
 """A plan as one HTML page that needs nothing but itself: looked at rather than read."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from bigmodel.report import markup, plan_charts, plan_facts, plan_tables, roofline, units
+from bigmodel.report import plan_charts, plan_facts, plan_layouts, plan_tables, roofline, units
 from bigmodel.report.markup import Inside, Markup, element
 
 STYLE = pathlib.Path(__file__).with_name("plan_page.css")
-LAYOUTS = 24  # of a search, with bars; the ranking in the terminal and --json have more
+MARKS = {"fits": "✓", "over": "✕", "unknown": "?"}
 
 
 def page(plan: plan_facts.Plan) -> str:
@@ -39,150 +38,64 @@ def opening(plan: plan_facts.Plan) -> Markup:
     """The verdict, and the figures that people ask for."""
     mark, sentence = plan_facts.verdict(plan)
     layout, slices = plan["layout"], plan["slice_axis"]
-    price, whole = plan["dollars_per_million_tokens"], plan["tokens_per_second"]
     where = [
-        plan_facts.place(plan),
         f"{units.times(plan['chips'], 'chip')} ({plan['device']})",
         plan_facts.mesh_words(plan["mesh"]) + (f", slices along {slices}" if slices else ""),
         f"batch {units.count(layout['batch'])} × {units.count(layout['length'])} tokens",
         *plan_facts.layout_words(layout),
     ]
-    tiles = [
-        ("step", units.seconds(plan["step_seconds"]), plan_facts.compiled_words(plan)),
-        ("MFU, causal attention", plan_facts.mfu(plan), full_mfu(plan)),
-        (
-            "tokens/s/chip",
-            units.count(plan["tokens_per_second_per_chip"]),
-            "" if whole is None else f"{units.count(whole)} tokens/s in all",
-        ),
-        (
-            "FLOPs of a step, causal",
-            units.flops(plan["flops"]["causal"]),
-            f"{units.flops(plan['flops']['full'])} with full attention",
-        ),
-    ]
-    if price is not None:
-        tiles.append(("per million tokens", units.dollars(price), "at the config's price"))
     count = len(plan["warnings"]) + bool(plan["flags_refused"])
     link = element("a", units.times(count, "warning"), href="#warnings") if count else None
     return element(
         "header",
         element("p", f"bigmodel plan: {plan['task']}", class_="eyebrow"),
         element("h1", plan_facts.name(plan), " ", element("small", f"on {plan_facts.place(plan)}")),
-        element("ul", [element("li", words) for words in where[1:]], class_="pills"),
+        element("ul", [element("li", words) for words in where], class_="pills"),
         element(
             "p", element("span", MARKS[mark], class_="mark"), sentence, class_=f"verdict {mark}"
         ),
-        element(
-            "div",
-            [
-                element(
-                    "div",
-                    element("span", name, class_="what"),
-                    element("strong", figure, class_="words" if len(figure) > 12 else None),
-                    element("span", note, class_="note"),
-                )
-                for name, figure, note in tiles
-            ],
-            class_="tiles",
-        ),
+        tiles(plan),
         element("p", plan_facts.promise(plan), " ", link, class_="promise"),
     )
 
 
-MARKS = {"fits": "✓", "over": "✕", "unknown": "?"}
-
-
-def full_mfu(plan: plan_facts.Plan) -> str:
-    used = plan["mfu_full_attention"]
-    return "" if used is None else f"{units.percent(used)} with full attention"
-
-
-def segments(numbers: Mapping[str, Any] | None, names: Mapping[str, str], write) -> list:
-    return [
-        (key, words, part, write(part)) for key, words, part in plan_facts.parts(numbers, names)
+def tiles(plan: plan_facts.Plan) -> Markup:
+    """Name, figure and note of what a step comes to."""
+    used, whole = plan["mfu_full_attention"], plan["tokens_per_second"]
+    each, price = plan["tokens_per_second_per_chip"], plan["dollars_per_million_tokens"]
+    full = " with full attention"
+    rows = [
+        ("step", units.seconds(plan["step_seconds"]), plan_facts.compiled_words(plan)),
+        ("MFU, causal attention", plan_facts.mfu(plan), units.percent(used) + full),
+        ("tokens/s/chip", units.count(each), f"{units.count(whole)} tokens/s in all"),
+        (
+            "FLOPs of a step, causal",
+            units.flops(plan["flops"]["causal"]),
+            units.flops(plan["flops"]["full"]) + full,
+        ),
     ]
-
-
-def legend(parts: Sequence[tuple], whole: float | None, group: str) -> Markup:
-    """Each part of a bar with its colour, its number and its share."""
+    if price is not None:
+        rows.append(("per million tokens", units.dollars(price), "at the config's price"))
     return element(
-        "ul",
+        "div",
         [
             element(
-                "li",
-                element("span", class_=f"swatch {group}-{key}"),
-                element("span", words),
-                element("b", written),
-                element("span", units.percent(part, whole) if whole else "", class_="faint"),
+                "div",
+                element("span", name, class_="what"),
+                element("strong", figure, class_="words" if len(figure) > 12 else None),
+                element("span", note, class_="note") if units.UNKNOWN not in note else None,
             )
-            for key, words, part, written in parts
+            for name, figure, note in rows
         ],
-        class_="legend",
+        class_="tiles",
     )
 
 
 def layouts(plan: plan_facts.Plan) -> Markup | None:
-    """Of a search: a row a layout, its memory against the limit and its time beside it."""
-    search = plan["search"]
-    if not search or not search["layouts"]:
+    """The layouts of a search, where there was one."""
+    if not plan["search"] or not plan["search"]["layouts"]:
         return None
-    rows = search["layouts"][:LAYOUTS]
-    ranks = plan_facts.ranks(search["layouts"], search["objective"])[: len(rows)]
-    common, own = plan_facts.apart([plan_facts.layout_words(row["layout"]) for row in rows])
-    most = 1.01 * max(max(row["hbm_bytes"], row["hbm_limit_bytes"] or 0) for row in rows)
-    slowest = max((row["step_seconds"] or 0 for row in rows), default=0)
-    heads = ["", "layout", "memory a device", "", "step", "", "MFU", "tokens/s/chip"]
-    priced = any(row["dollars_per_million_tokens"] is not None for row in rows)
-    body = []
-    for row, rank, words in zip(rows, ranks, own, strict=True):
-        size, seconds = units.size, units.seconds
-        parts = segments(row["memory"], plan_facts.MEMORY, size)
-        memory = plan_charts.stacked(parts, most, group="memory", limit=row["hbm_limit_bytes"])
-        parts = segments(row["time"], plan_facts.TIME, seconds)
-        time = plan_charts.stacked(parts, slowest, group="time")
-        tie = "=" if rank is not None and ranks.count(rank) > 1 else ""
-        how = "analytic" if row["compiled"] == "analytic" else "compiled"
-        name = [
-            element("b", plan_facts.mesh_words(row["mesh"])),
-            f" on {units.times(row['chips'], 'chip')} " if row["chips"] != plan["chips"] else " ",
-            element("span", how, class_=f"tag {how}"),
-            element("br"),
-            element("span", ", ".join(words), class_="faint"),
-        ]
-        cells = [
-            element("span", "✕" if rank is None else f"{rank}{tie}", class_="rank"),
-            element("span", name),
-            memory,
-            size(row["hbm_bytes"]),
-            time,
-            seconds(row["step_seconds"]),
-            units.percent(row["mfu"]),
-            units.count(row["tokens_per_second_per_chip"]),
-        ]
-        body.append(cells + ([units.dollars(row["dollars_per_million_tokens"])] if priced else []))
-    goal = plan_facts.OBJECTIVES[search["objective"]][1]
-    lead = (
-        f"For {goal}: {units.times(search['admissible'], 'layout')} admissible, "
-        f"{units.count(search['considered'])} considered in "
-        f"{units.seconds(search['analytic_seconds'])}"
-        + ("" if search["complete"] else ", then cut short")
-        + f". All of these: {', '.join(common) or 'nothing'}. The line is the limit of "
-        f"{units.size(plan['hbm_limit_bytes'])}. Equal ranks (=) are ties: predictions within "
-        f"{100 * plan_facts.TIE:.0f} % are not told apart; ✕: too large. The first is the plan below."
-    )
-    table = markup.table(
-        heads + (["$ per million"] if priced else []), body, numbers=(3, 5, 6, 7, 8)
-    )
-    colours = [("memory", *pair) for pair in plan_facts.MEMORY.items()]
-    colours += [("time", *pair) for pair in plan_facts.TIME.items()]
-    key = [
-        element("li", element("span", class_=f"swatch {group}-{name}"), words)
-        for group, name, words in colours
-        if any((row[group] or {}).get(name) for row in rows)
-    ]
-    key = element("ul", key, class_="key")
-    return section("Layouts", lead, key, element("div", table, class_="layouts"))
+    return section("Layouts", plan_layouts.lead(plan), *plan_layouts.bars(plan))
 
 
 def memory(plan: plan_facts.Plan) -> Markup:
@@ -191,7 +104,7 @@ def memory(plan: plan_facts.Plan) -> Markup:
     tried = plan["changes"]
     most = 1.004 * max([used, limit or 0, *(row["hbm_bytes"] or 0 for row in tried)])
     write = units.alike(most, units.BYTES)
-    parts = segments(plan["memory"], plan_facts.MEMORY, write)
+    parts = plan_charts.segments(plan["memory"], plan_facts.MEMORY, write)
     bars = [limit_row(limit, most, write(limit))] if limit else []
     bars += [bar_row("this layout", parts, most, limit, write(used), "memory")]
     for row in tried:
@@ -203,22 +116,16 @@ def memory(plan: plan_facts.Plan) -> Markup:
         bars.append(bar_row(name, part, most, limit, words, "memory"))
     left = plan_facts.free(plan)
     spare = [("spare", "free", left, write(left))] if left is not None and left > 0 else []
-    lead = f"{write(used)} a device" + (
-        f" of {write(limit)}; below it each change that was tried, in order."
-        if tried
-        else f" of {write(limit)}."
-        if limit
-        else "; the limit is not known."
-    )
-    host = (
-        f" Another {units.size(plan['host_bytes'])} lies on the host." if plan["host_bytes"] else ""
-    )
+    lead = f"{write(used)} a device" + (f" of {write(limit)}" if limit else "; no limit is known")
+    lead += "; below it each change that was tried, in order." if tried else "."
+    if plan["host_bytes"]:
+        lead += f" Another {units.size(plan['host_bytes'])} lies on the host."
     found = element("h3", "Largest buffers"), plan_tables.buffers(plan)
     return section(
         "Memory",
-        lead + host,
+        lead,
         element("div", bars, class_="bars"),
-        legend([part for part in parts if part[2]] + spare, limit or used, "memory"),
+        plan_charts.legend([part for part in parts if part[2]] + spare, limit or used, "memory"),
         found if plan["largest_buffers"] else None,
     )
 
@@ -240,10 +147,10 @@ def bar_row(name: str, parts: Sequence, whole: float, limit: float | None, words
 def time(plan: plan_facts.Plan) -> Markup | None:
     """One bar of what a step's time goes to; below it what runs beside it for nothing."""
     step = plan["step_seconds"]
-    if step is None or not plan["time"]:
+    if step is None or not plan_facts.parts(plan["time"], plan_facts.TIME):
         return section("Time", f"No step time is predicted; MFU is {plan_facts.mfu(plan)}.")
     write = units.alike(step, units.SECONDS)
-    parts = segments(plan["time"], plan_facts.TIME, write)
+    parts = plan_charts.segments(plan["time"], plan_facts.TIME, write)
     hidden = plan["time"]["collectives_hidden"] or 0.0
     whole = max(step, hidden)
     beside = [("hidden", "collectives, hidden", hidden, write(hidden))]
@@ -252,9 +159,12 @@ def time(plan: plan_facts.Plan) -> Markup | None:
         bars.append(bar_row("beside it", beside, whole, None, write(hidden), "time"))
     top = max(parts, key=lambda part: part[2])
     lead = f"A step takes {write(step)}; {units.percent(top[2], step)} of it is {top[1]}. "
-    lead += f"The program does {plan_facts.excess(plan)} of FLOPs."
+    if plan_facts.excess(plan) != units.UNKNOWN:
+        lead += f"The program does {plan_facts.excess(plan)} of FLOPs."
     shown = [part for part in parts if part[2]] + (beside if hidden else [])
-    return section("Time", lead, element("div", bars, class_="bars"), legend(shown, step, "time"))
+    return section(
+        "Time", lead, element("div", bars, class_="bars"), plan_charts.legend(shown, step, "time")
+    )
 
 
 def axes(plan: plan_facts.Plan) -> Markup | None:
@@ -300,9 +210,11 @@ def scaling(plan: plan_facts.Plan) -> Markup | None:
 
 def moved(plan: plan_facts.Plan) -> Markup:
     rows = plan["collectives"]
+    if not rows:
+        return section("Collectives", "None: nothing moves between devices.")
     spent = [plan_facts.total(rows, key) for key in ("seconds", "exposed_seconds")]
     lead = "Bytes go in on one device, once; seconds are of a step, in full colour where exposed."
-    if rows and None not in spent:
+    if None not in spent:
         lead = f"{units.seconds(spent[0])} in all, {units.seconds(spent[1])} exposed. {lead}"
     return section("Collectives", lead, plan_tables.collectives(plan))
 
@@ -312,11 +224,9 @@ def warnings(plan: plan_facts.Plan) -> Markup | None:
     if flags:
         codes = [[element("code", flag), " "] for flag in flags]
         items.append(element("li", f"{units.times(len(flags), 'flag')} refused: ", codes))
-    return (
-        section("Warnings", None, element("ul", items, class_="warnings"), id_="warnings")
-        if (items)
-        else None
-    )
+    if not items:
+        return None
+    return section("Warnings", None, element("ul", items, class_="warnings"), id_="warnings")
 
 
 def settings(plan: plan_facts.Plan) -> Markup:

@@ -67,8 +67,8 @@ def ranking(plan: plan_facts.Plan) -> str:
             ),
             *columns(table, left=(2, 3), bends=3),
             *([f"and {units.count(more)} more"] if more > 0 else []),
-            "* compiled, the others analytic;  = tied: predictions within "
-            f"{100 * plan_facts.TIE:.0f} % are not told apart;  no: does not fit",
+            "* compiled, the others analytic;  = tied: within "
+            f"{100 * plan_facts.TIE:.0f} % of each other;  no: does not fit",
             "",
         ]
     )

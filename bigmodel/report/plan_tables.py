@@ -82,8 +82,6 @@ def cell(row: Mapping[str, Any], axis: str, mesh: Mapping[str, int]) -> Markup:
 def collectives(plan: plan_facts.Plan) -> Markup:
     """What moves between devices, largest first."""
     rows = sorted(plan["collectives"], key=plan_facts.size_of, reverse=True)
-    if not rows:
-        return element("p", "None: nothing moves between devices.")
     longest = rows[0]["seconds"]
     heads = ["operation", "axes, devices", "over", "layer", "bytes in", "times", "a step"]
     heads += ["exposed", ""]

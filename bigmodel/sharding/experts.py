@@ -118,7 +118,8 @@ def dropless(x: jax.Array, routes: Routes, kernels: Kernels, *, platform: str) -
     move = functools.partial(ragged, emulated=platform == "cpu")
     room = n * B * T * min(k, here)
     came = move(rows, room, begin[me], counts[me], place[me], own(counts))
-    y = experts.in_groups(came, sizes[me], kernels)
+    with jax.named_scope(f"rows_{B * T * k}"):  # of `room` as many hold a token, on average
+        y = experts.in_groups(came, sizes[me], kernels)
     y = move(y, B * T * k, own(place), own(counts), own(begin), counts[me])
     return experts.weighed(y[jnp.argsort(order)].reshape(B, T, k, D), routes)
 
