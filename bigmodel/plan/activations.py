@@ -162,6 +162,8 @@ def saved(setup: Setup, stack: str = "layers") -> tuple[float, float]:
         return everything(setup, size), 0.0
     if remat == "full":
         return size.stream, 0.0
+    if remat == "dots" and setup.stages > 1:  # there every product has a batch dimension
+        return size.stream, 0.0
     if remat == "dots":
         names = ["input", "query", "key", "value", "out"]
         kept = sum(named[name] for name in names) + size.latents
@@ -195,7 +197,7 @@ def everything(setup: Setup, size: Sizes) -> float:
 
 def once(setup: Setup) -> bool:
     """Whether a layer keeps all that its gradient needs, but what is inside of attention."""
-    return setup.stages > 1 or setup.fields["remat"] in ("none", "attention")
+    return setup.fields["remat"] in ("none", "attention")
 
 
 def unlooped(setup: Setup) -> float:

@@ -108,9 +108,11 @@ def seconds(setup: Setup, where: Topology, host_bytes: float) -> dict[str, float
 def repeated(setup: Setup) -> float:
     """Which share of a layer's products is computed twice."""
     fields = setup.fields
-    if fields["remat"] in ("none", "attention", "dots"):
+    if fields["remat"] in ("none", "attention"):
         return 0.0
-    if fields["remat"] == "full" or setup.stages > 1:
+    if fields["remat"] == "dots":
+        return 0.0 if setup.stages == 1 else 1.0
+    if fields["remat"] == "full":
         return 1.0
     _, D, F, H, K, C = costs.letters(fields)
     of_name = {"query": D * H * C, "key": D * K * C, "value": D * K * C, "out": D * H * C}

@@ -11,8 +11,7 @@ from typing import Any
 
 import bigmodel
 from bigmodel import config
-from bigmodel import plan as planning
-from bigmodel.plan import answer, compiling, requests
+from bigmodel.plan import answer, compiling, make_request, requests
 
 FOLDER = pathlib.Path(__file__).parents[1] / "golden" / "budgets"
 
@@ -72,7 +71,7 @@ def request(
         text += "\n".join(f"# {line}" for line in inspect.getsource(patch).splitlines())
     slices = made.mesh_slices
     where = "v5e:2x4" if slices == 1 else "v5e:2x2"
-    return planning.make_request(config.Loaded(made, text, f"{name}.py"), where, slices=slices)
+    return make_request(config.Loaded(made, text, f"{name}.py"), where, slices=slices)
 
 
 def plans(wanted: Sequence[requests.Request]) -> list[dict[str, Any]]:

@@ -133,7 +133,7 @@ class Second:
 
 
 def sums_the_other_way_round():
-    block.dropout = lambda x, keys, *, rate, site, indices=None: Second(x)
+    block.dropout = lambda x, keys, *, rate, site, indices=None: Second(x)  # type: ignore[assignment, return-value]
 
 
 # The same function in other words
