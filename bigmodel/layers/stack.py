@@ -6,7 +6,7 @@ lifted scan would tie how parameters are stored to how they run; here the stored
 arrays, and scan, unrolled loop (and whatever else runs layers) take the same function of one layer.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -126,21 +126,23 @@ def remat(
     if policy in ("none", "attention"):
         return body
     policies = jax.checkpoint_policies
-    if policy == "names":
-        chosen = policies.save_and_offload_only_these_names(
-            names_which_can_be_saved=list(save),
-            names_which_can_be_offloaded=list(offload),
-            offload_src="device",
-            offload_dst="pinned_host",
-        )
-    else:
-        chosen = {
-            "full": policies.nothing_saveable,
-            "dots": policies.dots_with_no_batch_dims_saveable,
-        }[policy]
+    chosen = {
+        "full": policies.nothing_saveable,
+        "dots": policies.dots_with_no_batch_dims_saveable,
+    }.get(policy) or named(save, offload)
     if offload:
         body = in_rows(body)
     return jax.checkpoint(body, policy=chosen, prevent_cse=not looped, static_argnums=(0,))
+
+
+def named(save: Iterable[str], offload: Iterable[str]) -> Callable[..., Any]:
+    """The policy that keeps activations by name, in memory or in the host's."""
+    return jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=list(save),
+        names_which_can_be_offloaded=list(offload),
+        offload_src="device",
+        offload_dst="pinned_host",
+    )
 
 
 def in_rows(body: Body) -> Body:

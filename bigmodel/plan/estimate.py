@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from bigmodel import costs
-from bigmodel.plan import analytic, calibrate, tensors
-from bigmodel.plan.analytic import Setup
+from bigmodel.plan import analytic, calibrate, setups, tensors
 from bigmodel.plan.requests import Request
+from bigmodel.plan.setups import Setup
 from bigmodel.plan.simulate import ATTENTION_SHARE
 from bigmodel.plan.topology import Topology
 from bigmodel.sharding import rules
@@ -42,7 +42,7 @@ def of(request: Request) -> Estimate:
     values, where = request.loaded.config, request.topology
     mesh = sizes_of(values.mesh.to_dict(), where.devices)
     table = rules.table(values.rules, values.extra_rules, tuple(mesh))
-    return estimate(analytic.setup(values, mesh, dict(table)), where)
+    return estimate(setups.of(values, mesh, dict(table)), where)
 
 
 def sizes_of(wanted: Mapping[str, int], devices: int) -> dict[str, int]:
@@ -81,7 +81,7 @@ def seconds(setup: Setup, where: Topology, host_bytes: float) -> dict[str, float
     lost = 1.0 if setup.stages == 1 else setup.ticks / (setup.ticks - setup.stages + 1)
     local = tokens / setup.parts("batch") / setup.parts("length")
     moved = STREAM_BYTES * local * fields["width"] * fields["layers"] / setup.stages
-    held = sum(analytic.on_device(setup, tensor, 1) for tensor in setup.parameters)
+    held = sum(setups.on_device(setup, tensor, 1) for tensor in setup.parameters)
     moved += UPDATE_BYTES * held
     ring = setup.mesh["context"] - 1 if fields.get("context_attention") == "ring" else 0
     if ring:
@@ -108,9 +108,11 @@ def seconds(setup: Setup, where: Topology, host_bytes: float) -> dict[str, float
 def repeated(setup: Setup) -> float:
     """Which share of a layer's products is computed twice."""
     fields = setup.fields
-    if fields["remat"] in ("none", "attention", "dots"):
+    if fields["remat"] in ("none", "attention"):
         return 0.0
-    if fields["remat"] == "full" or setup.stages > 1:
+    if fields["remat"] == "dots":
+        return 0.0 if setup.stages == 1 else 1.0
+    if fields["remat"] == "full":
         return 1.0
     _, D, F, H, K, C = costs.letters(fields)
     of_name = {"query": D * H * C, "key": D * K * C, "value": D * K * C, "out": D * H * C}
@@ -133,7 +135,7 @@ def collectives(setup: Setup, where: Topology, chip: costs.Chip) -> float:
     for tensor in setup.parameters:
         for axis in ("embed", "expert_embed"):
             if axis in tensor.axes and (cut := cut_by(setup, axis)):
-                whole = analytic.on_device(setup, tensor, 1, (axis,)) * HALF
+                whole = setups.on_device(setup, tensor, 1, (axis,)) * HALF
                 gathers[cut] = gathers.get(cut, 0.0) + whole
     total = 0.0
     for cut, whole in gathers.items():
@@ -151,7 +153,7 @@ def collectives(setup: Setup, where: Topology, chip: costs.Chip) -> float:
         each = stream * fields["experts_per_token"] * (n - 1) / n
         total += 2 * turns * micro * layers * each / speed_of(setup, where, chip, ("expert",))
     if (n := mesh["data"]) > 1:
-        grads = sum(analytic.on_device(setup, tensor, 4) for tensor in setup.parameters)
+        grads = sum(setups.on_device(setup, tensor, 4) for tensor in setup.parameters)
         total += 2 * grads * (n - 1) / n / speed_of(setup, where, chip, ("data",))
     return total
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from bigmodel import config
-from bigmodel.plan import analytic, answer, changed, compiling, estimate, topology
-from bigmodel.plan.analytic import Setup
+from bigmodel.plan import analytic, answer, changed, compiling, estimate, setups, topology
 from bigmodel.plan.estimate import Estimate
 from bigmodel.plan.requests import Request
+from bigmodel.plan.setups import Setup
 from bigmodel.plan.topology import Topology
 from bigmodel.sharding import mesh as meshes
 from bigmodel.sharding import rules as tables
@@ -166,7 +166,7 @@ def layouts(
     for mesh in all_meshes(values, where):
         for name in tables_for(mesh):
             table = tables.table(name, values.extra_rules, tuple(mesh))
-            base = analytic.setup(values, mesh, dict(table))._replace(slices=where.slices)
+            base = setups.of(values, mesh, dict(table))._replace(slices=where.slices)
             for parts in sorted(accumulated):
                 setup = base._replace(accumulate=parts)
                 if mesh["stage"] > 1:  # microbatches do what parts would
@@ -294,9 +294,7 @@ def scaling(request: Request, plan_: Mapping[str, Any]) -> list[dict[str, Any]]:
         mesh = plan_["mesh"] | {axis: int(size)}
         wider = scaled(where, factor)
         table = tables.table(values.rules, values.extra_rules, tuple(mesh))
-        setup = analytic.setup(values, mesh, dict(table))._replace(
-            batch=int(batch), slices=wider.slices
-        )
+        setup = setups.of(values, mesh, dict(table))._replace(batch=int(batch), slices=wider.slices)
         seconds = estimate.estimate(setup, wider).step_seconds * plan_["step_seconds"] / here
         rate = plan_["tokens_per_second"] * factor * plan_["step_seconds"] / seconds
         mfu = plan_["mfu"] and plan_["mfu"] * plan_["step_seconds"] / seconds

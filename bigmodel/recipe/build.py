@@ -253,8 +253,10 @@ def make_model(
     einsum = linear.flat_einsum if on_cpu and layout.length_parts == 1 else jnp.einsum
     chosen: dict[str, Any] = {"scan": not on_cpu} if fields.get("scan") is None else {}
     if pipeline:
-        checks.pipeline(fields, **dataclasses.asdict(pipeline))
-        chosen = {"scan": True, "run": pipeline}
+        sizes = dict(stages=pipeline.stages, microbatches=pipeline.microbatches)
+        checks.pipeline(fields, **sizes, repeats=pipeline.repeats)
+        remat = tuple(fields[name] for name in ("remat", "remat_save", "remat_offload"))
+        chosen = {"scan": True, "run": dataclasses.replace(pipeline, remat=remat)}
     compute_experts = experts.make(mesh, layout.rules, capacity=fields["expert_capacity"])
     bound = dict(attend=attend, einsum=einsum, compute_experts=compute_experts)
     return builder(**bound, **fields | chosen), fields

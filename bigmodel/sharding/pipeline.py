@@ -14,7 +14,7 @@ to the next (a collective permute over "stage"). The other mesh axes stay with t
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -36,11 +36,13 @@ class Pipeline:
         stages: S.
         microbatches: M, at least S where there are repeats.
         repeats: R, runs of layers that each stage has.
+        remat: the model's fields `remat`, `remat_save` and `remat_offload`.
     """
 
     stages: int
     microbatches: int
     repeats: int = 1
+    remat: tuple[str, tuple[str, ...], tuple[str, ...]] = ("none", (), ())
 
     @property
     def ticks(self) -> int:
@@ -90,8 +92,7 @@ class Pipeline:
             x, _, sums = stack.scanned(layer_of, own, x, side, None, kinds)
             return x, sums
 
-        keep = jax.checkpoint_policies.save_anything_except_these_names(PICKED)
-        of_stage = jax.checkpoint(of_stage, policy=keep, prevent_cse=False)
+        of_stage = jax.checkpoint(of_stage, policy=self.keep(), prevent_cse=False)
         of_stages = jax.vmap(of_stage, spmd_axis_name=AXIS)
         stages = jnp.arange(S)
 
@@ -115,6 +116,18 @@ class Pipeline:
         carry, _ = jax.lax.scan(tick, (flow, waiting, sums), jnp.arange(self.ticks))
         _, waiting, sums = carry
         return self.joined(waiting[0]), cache, jax.tree.map(lambda s: s.sum(0), sums)
+
+    def keep(self) -> Callable[..., Any]:
+        """What of a tick is kept for its gradient: the policy of a stage is that of its layers too.
+
+        Inside a checkpoint jax does not ask those within it, so this one must say what they would.
+        """
+        policy, save, offload = self.remat
+        if policy in ("none", "attention"):
+            return jax.checkpoint_policies.save_anything_except_these_names(PICKED)
+        kept = save if policy == "names" else ()
+        offload = offload if policy == "names" else ()
+        return stack.named({*kept, "input"} - {*offload}, offload)
 
     def cut(self, x: jax.Array) -> jax.Array:
         """[B, ...] -> [M, B / M, ...]; part i has the rows i, i + M, ..., some of each device's."""

@@ -95,6 +95,7 @@ def config(row: Mapping[str, Any]) -> ConfigDict:
     if row["mesh"].get("tensor", 1) > 1:  # so the published runs cut the residual stream
         made.extra_rules = (("act_embed", "tensor"),)
     made.optimizer.update(name="adamw", b1=0.9, b2=0.95, weight_decay=0.1, clip=1.0)
+    made.optimizer.mu_dtype = row.get("weight_dtype", "float32")  # MaxText's default
     made.compiler = ConfigDict(compiler(row, bool(offload)))
     return made.lock()
 

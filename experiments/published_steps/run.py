@@ -9,10 +9,12 @@ generation, from the one row of it that says "calibrate".
 """
 
 import argparse
+import functools
 import hashlib
 import json
 import pathlib
 import statistics
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -46,10 +48,13 @@ def main() -> None:
     found = (
         {one["id"]: one for one in json.loads(path.read_text())["rows"]} if path.exists() else {}
     )
-    key = requests.sources()
-    todo = [r for r in chosen if found.get(r["id"], {}).get("key") != key_of(r, key)]
+    todo = [row for row in chosen if found.get(row["id"], {}).get("key") != key_of(row)]
+    failed = []
     for row, request, compiled in compile_rows(todo, arguments.workers):
-        found[row["id"]] = result(row, request, compiled) | {"key": key_of(row, key)}
+        if isinstance(compiled, Exception):
+            failed.append(f"{row['id']}: {compiled}")
+            continue
+        found[row["id"]] = result(row, request, compiled) | {"key": key_of(row)}
         print(line(found[row["id"]]), flush=True)
         write(path, [found[r["id"]] for r in listed if r["id"] in found])
     kept = [found[r["id"]] for r in listed if r["id"] in found]
@@ -60,14 +65,23 @@ def main() -> None:
         head, _, rest = readme.read_text().partition(MARK)
         readme.write_text(f"{head}{MARK}\n{table(kept)}\n{MARK}{rest.partition(MARK)[2]}")
     print(table(kept))
+    if failed:
+        sys.exit("\n".join(["without a result:", *failed]))
 
 
-def key_of(row: Row, sources: str) -> str:
+def key_of(row: Row) -> str:
     """A result holds for a row, a library and the compilers' versions."""
     versions = [requests.version(package) for package in ("jax", "libtpu")]
-    rules = (HERE / "rows.py").read_text()
-    whole = json.dumps([row, sources, rules, versions], sort_keys=True)
+    whole = json.dumps([row, sources(), versions], sort_keys=True)
     return hashlib.sha256(whole.encode()).hexdigest()[:16]
+
+
+@functools.cache
+def sources() -> str:
+    """Hash of the library's text and of the rules for rows."""
+    library = sorted(pathlib.Path(bigmodel.__file__).parent.rglob("*.py"))
+    texts = [path.read_text() for path in [*library, HERE / "rows.py"]]
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
 def compile_rows(todo: Sequence[Row], workers: int) -> Iterator[tuple[Row, Any, Any]]:
@@ -76,8 +90,6 @@ def compile_rows(todo: Sequence[Row], workers: int) -> Iterator[tuple[Row, Any, 
         plan.make_request(rows.config(row), row["topology"], slices=row["slices"]) for row in todo
     ]
     for number, compiled in compiling.compile_all(wanted, workers=workers):
-        if isinstance(compiled, Exception):
-            raise compiled
         yield todo[number], wanted[number], compiled
 
 
@@ -121,6 +133,8 @@ def fit(chosen: Sequence[Row], workers: int) -> None:
     for row, request, compiled in compile_rows(
         [row for row in chosen if row["use"] == "calibrate"], workers
     ):
+        if isinstance(compiled, Exception):
+            raise compiled
         value = calibrate.fit(request, compiled, row["measured_step_seconds"])
         chip = request.topology.chip
         print(f"{chip.name:10} {value:.3f}  (the table has {chip.efficiency}; from {row['id']})")

@@ -11,8 +11,7 @@ from typing import Any
 
 import bigmodel
 from bigmodel import config
-from bigmodel import plan as planning
-from bigmodel.plan import answer, compiling, requests
+from bigmodel.plan import answer, compiling, make_request, requests
 
 FOLDER = pathlib.Path(__file__).parents[1] / "golden" / "budgets"
 
@@ -40,7 +39,12 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }
 TINY = dict(vocab=1024, width=256, heads=4, kv_heads=2, head_dim=64, hidden=1024)
 
-HEAD = "import bigmodel\nfrom {module} import {name}\n\n{name}()\nget_config = bigmodel.default_config\n"
+HEAD = """import bigmodel
+from {module} import {name}
+
+{name}()
+get_config = bigmodel.default_config
+"""
 
 
 def values(layout: Mapping[str, Any], *more: Mapping[str, Any]) -> Any:
@@ -67,7 +71,7 @@ def request(
         text += "\n".join(f"# {line}" for line in inspect.getsource(patch).splitlines())
     slices = made.mesh_slices
     where = "v5e:2x4" if slices == 1 else "v5e:2x2"
-    return planning.make_request(config.Loaded(made, text, f"{name}.py"), where, slices=slices)
+    return make_request(config.Loaded(made, text, f"{name}.py"), where, slices=slices)
 
 
 def plans(wanted: Sequence[requests.Request]) -> list[dict[str, Any]]:

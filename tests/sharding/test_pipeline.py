@@ -11,7 +11,8 @@ import pytest
 from bigmodel import recipe as recipes
 from bigmodel.config import InputError
 from bigmodel.layers import stack
-from bigmodel.sharding import pipeline
+from bigmodel.sharding import mesh as meshes
+from bigmodel.sharding import pipeline, rules
 from bigmodel.sharding.pipeline import Pipeline
 from tests import runs
 from tests.quick import jit
@@ -208,3 +209,34 @@ def test_as_many_microbatches_as_stages_unless_the_config_says_otherwise():
     assert made.pipeline == Pipeline(2, 4, 2)
     np.testing.assert_array_equal(made.layer_order, [0, 1, 4, 5, 2, 3, 6, 7])
     assert recipes.make(runs.config()).pipeline is None
+
+
+def test_what_a_stage_keeps_for_its_gradient_is_what_remat_says():
+    """Of all ticks and layers: with "full" what goes into a layer, and nothing as wide as F."""
+    ticks, layers = 3, 2
+
+    def kept(**model):
+        config = runs.config(
+            model={"layers": 4, "hidden": 96, "dropout": 0.0, **model},
+            mesh=dict(stage=2),
+            pipeline=dict(microbatches=2),
+        )
+        recipe = recipes.make(config)
+        params = jax.eval_shape(recipe.model.init, jax.random.key(0), recipe.example)
+        params = jax.tree.map(lambda box: box.value, params, is_leaf=rules.is_box)
+        row = jax.ShapeDtypeStruct((recipe.batch, config.data.length), jnp.int32)
+        with meshes.use(recipe.mesh, recipe.rules):
+            gradient = jax.grad(lambda p, b: recipe.objective(p, b, None)[0])
+            text = str(jax.make_jaxpr(gradient)(params, {"tokens": row, "targets": row}))
+        shapes = {
+            tuple(map(int, shape.split(",")))
+            for shape in re.findall(r"[a-z]+\d+\[([\d,]+)\]", text)
+        }
+        return {
+            shape[-1] for shape in shapes if shape[:3] in ((ticks, 2, layers), (ticks, layers, 2))
+        }
+
+    assert 96 in kept(remat="none")
+    assert kept(remat="full") == {32}  # the width
+    assert 96 in kept(remat="names", remat_save=("gate",))
+    assert 96 not in kept(remat="names", remat_save=("attention",))
