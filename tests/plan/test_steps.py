@@ -8,7 +8,7 @@ import pytest
 
 import bigmodel
 from bigmodel import plan as planning
-from bigmodel.plan import answer, compiling
+from bigmodel.plan import answer, compiling, steps
 from tests.plan import programs
 
 NEEDS_LIBTPU = pytest.mark.skipif(
@@ -24,12 +24,13 @@ SIZE = {
     "mesh.fsdp": -1,
 }
 DENSE = {"model.hidden": 768, "model.head_dim": 128}
+KERNEL = "compiler.xla_tpu_enable_ragged_dot_kernel"
 MIXTURE = {
     "model.expert_hidden": 512,
     "model.experts": 4,
     "model.experts_per_token": 2,
     # Else this compiler multiplies each row by all experts of a device (v5e, v6e and tpu7x).
-    "compiler.xla_tpu_enable_ragged_dot_kernel": True,
+    KERNEL: True,
 }
 
 
@@ -49,8 +50,11 @@ STEPS = {
 }
 
 
+WITHOUT = ("mixtral", MIXTURE | {KERNEL: False}, False)
+
+
 def compiled(name, task="train"):
-    config, changes, _ = STEPS[name]
+    config, changes, _ = STEPS.get(name, WITHOUT)
     loaded = bigmodel.load_config(f"configs/{config}.py:tiny")
     loaded = planning.changed(loaded, list((SIZE | changes).items()))
     request = planning.make_request(loaded, "v5e:2x2", task=task)
@@ -76,13 +80,14 @@ def test_a_compiled_step_does_the_products_of_the_traced_one(name):
     assert plan["time"]["attention"] > 0
     assert plan["fits"] is True
     assert sum(plan["memory"].values()) == plan["hbm_bytes"]
+    assert not [said for said in plan["warnings"] if "times as much" in said]
     if name == "experts in their places":  # rows of two devices have room on each
         assert 1.2 < matrix_flops(whole) / matrix_flops(found) < 2
 
 
 @pytest.mark.tpu
 @NEEDS_LIBTPU
-@pytest.mark.parametrize("task", [task for task in planning.TASKS if task != "train"])
+@pytest.mark.parametrize("task", [task for task in steps.TASKS if task != "train"])
 def test_other_tasks_compile_as_well(task):
     request, found = compiled("dense", task)
     plan = answer.plan(request, found)
@@ -90,3 +95,12 @@ def test_other_tasks_compile_as_well(task):
     assert plan["step_seconds"] > 0
     assert plan["memory"]["optimizer"] == plan["memory"]["gradients"] == 0
     assert matrix_flops(found) == pytest.approx(found.meta["traced_flops"], rel=0.02)
+
+
+@pytest.mark.tpu
+@NEEDS_LIBTPU
+def test_a_program_that_runs_all_experts_for_each_row_is_told():
+    request, found = compiled("experts without the kernel")
+    plan = answer.plan(request, found)
+    (said,) = (said for said in plan["warnings"] if "times as much" in said)
+    assert "xla_tpu_enable_ragged_dot_kernel" in said
