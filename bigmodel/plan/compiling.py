@@ -57,9 +57,10 @@ def check_installed(topology: Topology) -> None:
 class Compiling:
     """A child process that compiles; `result` waits for it, `close` ends it."""
 
-    def __init__(self, request: Request, timeout: float = 600.0):
+    def __init__(self, request: Request, timeout: float | None = None):
         check_installed(request.topology)
-        self.request, self.timeout, self.began = request, timeout, time.monotonic()
+        self.request, self.began = request, time.monotonic()
+        self.timeout = (3600.0 if request.full else 600.0) if timeout is None else timeout
         self.home = tempfile.TemporaryDirectory(prefix="bigmodel-plan-")
         self.folder = pathlib.Path(self.home.name)
         (self.folder / "request.json").write_text(request.text)

@@ -43,18 +43,18 @@ def load(name):
 def facts(found):
     """What is read off a program, for a test to hold it to."""
     whole, chip = Program(found.program), costs.chip(found.meta["kind"])
-    took = simulate.Clock(whole, network.Network.of(found.meta, chip), chip.efficiency).run()
+    took = simulate.Clock(whole, network.Network.of(found.meta, chip), 0.95).run()
     held = memory.held(whole, found.allocations, found.live, found.meta, trains=True)
     moved = {}
     for one, (times, seconds, _) in took.collectives.items():
         row = moved.setdefault(f"{one.kind} {'+'.join(one.axes)}", [0, 0.0, 0.0])
-        row[0], row[1] = row[0] + round(times), row[1] + times * one.bytes
-        row[2] += seconds
+        row[0], row[1], row[2] = row[0] + times, row[1] + times * one.bytes, row[2] + seconds
     return {
         "versions": {name: found.meta["versions"][name] for name in ("jax", "libtpu")},
         "seconds": took.seconds,
         "parts": dict(took.parts),
         "collectives": moved,  # times, bytes, seconds
+        "hbm_traffic": sum(row[3] for row in took.operations.values()),
         "matrix_flops": sum(r[2] for (_, what), r in took.operations.items() if what == "matrix"),
         "hbm_bytes": held.total,
         "memory": held.kinds,

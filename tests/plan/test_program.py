@@ -216,11 +216,15 @@ def test_a_kept_program_is_read_as_it_was(kept):
     _, expected, now = kept
     for part in ("versions", "largest"):
         assert now[part] == expected[part]
-    for part in ("seconds", "parts", "matrix_flops", "hbm_bytes", "memory"):
+    for part in ("matrix_flops", "hbm_traffic", "hbm_bytes", "memory"):
         assert now[part] == pytest.approx(expected[part]), part
+    # Seconds move when constants are refitted, a little.
+    assert now["seconds"] == pytest.approx(expected["seconds"], rel=0.05)
+    assert now["parts"] == pytest.approx(expected["parts"], rel=0.2)
     assert now["collectives"].keys() == expected["collectives"].keys()
-    for name, row in expected["collectives"].items():
-        assert now["collectives"][name] == pytest.approx(row), name
+    for name, (times, moved, seconds) in expected["collectives"].items():
+        assert now["collectives"][name][:2] == pytest.approx([times, moved]), name
+        assert now["collectives"][name][2] == pytest.approx(seconds, rel=0.2), name
 
 
 def test_a_kept_program_has_no_operand_that_nobody_makes(kept):
