@@ -27,6 +27,11 @@ class Fault(NamedTuple):
     change: dict[str, Any] | None = None
     patch: Callable[[], None] | None = None
 
+    def __str__(self):
+        return (
+            f"{self.layout}: {self.patch.__name__.replace('_', ' ') if self.patch else self.name}"
+        )
+
 
 def row(**cuts: str | tuple[str, ...] | None) -> dict[str, Any]:
     """Rows put in the table of rules; "optimizer/AXIS" is said as optimizer_AXIS."""
@@ -58,22 +63,6 @@ def kernels_are_not_gathered():
 
 def the_head_is_not_gathered():
     decoder.gathered = lambda kernel, axes: kernel
-
-
-def gradients_are_not_scattered():
-    def backward(axes, _, grad):
-        return (nn.with_logical_constraint(grad, (None,) * grad.ndim),)
-
-    linear.gathered.defvjp(lambda kernel, axes: (linear.gathered(kernel, axes), None), backward)
-
-
-def kernels_are_gathered_in_float32():
-    gather = linear.gathered
-
-    def in_float32(kernel, axes):
-        return gather(kernel.astype(jnp.float32), axes).astype(kernel.dtype)
-
-    linear.gathered = in_float32
 
 
 def kernels_are_gathered_over_all_axes():
@@ -120,16 +109,6 @@ def the_hidden_layer_is_cut_along_its_length():
 
 def the_last_norm_is_whole():
     constrained(("batch", "length", "act_embed"), (None, None, None))
-
-
-def norms_are_taken_of_the_whole_batch():
-    call = norm.RMSNorm.__call__
-
-    @functools.wraps(call)
-    def whole(self, x):
-        return call(self, nn.with_logical_constraint(x, (None, "residual_length", None)))
-
-    norm.RMSNorm.__call__ = whole
 
 
 def the_update_is_made_of_whole_gradients():
@@ -196,26 +175,6 @@ def microbatches_are_runs_of_rows():
     pipeline.Pipeline.joined = lambda self, x: x.reshape(-1, *x.shape[2:])
 
 
-def stages_are_not_constrained():
-    pipeline.on_stages = lambda x: x
-
-
-def a_ring_sends_what_it_has_as_float32():
-    send = context.Ring.send
-
-    def wide(ring, arrays):
-        sent = send(ring, jax.tree.map(lambda x: x.astype(jnp.float32), arrays))
-        return jax.tree.map(lambda new, old: new.astype(old.dtype), sent, arrays)
-
-    context.Ring.send = wide
-
-
-def attention_runs_outside_of_the_mesh():
-    kernels.on_each_device = lambda local, mesh, known, *args, **options: kernels.PLAIN["chunked"](
-        *args, **options
-    )
-
-
 def experts_see_the_tokens_of_all():
     on_mesh = experts.on_mesh
 
@@ -224,24 +183,6 @@ def experts_see_the_tokens_of_all():
         return on_mesh(local, mesh, known, x, routes, own)
 
     experts.on_mesh = whole
-
-
-def the_batch_comes_in_whole():
-    rules.batch_sharding = lambda table, mesh: NamedSharding(mesh, PartitionSpec())
-
-
-def the_head_is_cut_otherwise():
-    decoder.Decoder.untied_head = functools.wraps(decoder.Decoder.untied_head)(
-        lambda self: self_attention.Einsum(
-            equation="BTD,DV->BTV",
-            shape=(self.width, self.vocab),
-            axes=("vocab", "embed"),
-            initializer=None,
-            dtype=jnp.dtype(self.dtype),
-            param_dtype=jnp.dtype(self.param_dtype),
-            name="head",
-        )
-    )
 
 
 def up_and_down_are_cut_alike():
@@ -307,11 +248,8 @@ FAULTS = (
     Fault("kernels", "fsdp", patch=kernels_are_not_gathered),
     Fault("the head", "fsdp", patch=the_head_is_not_gathered),
     Fault("the stream", "sequence", patch=the_stream_is_not_constrained),
-    Fault("the stream", "fsdp_tensor", patch=the_stream_is_not_constrained),
-    Fault("stages", "pipeline", patch=stages_are_not_constrained),
     Fault("microbatches", "pipeline", patch=microbatches_are_runs_of_rows),
     Fault("chunks of the loss", "ring", patch=chunks_of_the_loss_are_runs_of_the_length),
-    Fault("attention", "fsdp_tensor", patch=attention_runs_outside_of_the_mesh),
     # one copy too many, or one that is too wide
     Fault("the stream", "fsdp", patch=the_stream_is_whole),
     Fault("attention", "fsdp_tensor", patch=attention_is_whole),
@@ -319,13 +257,9 @@ FAULTS = (
     Fault("the hidden layer", "fsdp_tensor", patch=the_hidden_width_is_whole),
     Fault("the last norm", "fsdp", patch=the_last_norm_is_whole),
     Fault("logits", "fsdp_tensor", patch=logits_are_gathered_for_the_target),
-    Fault("gradients", "fsdp", patch=gradients_are_not_scattered),
     Fault("gradients in the update", "fsdp", patch=the_update_is_made_of_whole_gradients),
     Fault("the optimizer's state", "fsdp", patch=the_optimizer_keeps_whole_states),
     Fault("kernels of all axes", "fsdp_tensor", patch=kernels_are_gathered_over_all_axes),
-    Fault("kernels in float32", "fsdp", patch=kernels_are_gathered_in_float32),
     Fault("the head's gradient", "fsdp_tensor", patch=the_gradient_of_the_stream_is_float32),
-    Fault("a ring in float32", "ring", patch=a_ring_sends_what_it_has_as_float32),
     Fault("experts' tokens", "experts", patch=experts_see_the_tokens_of_all),
-    Fault("the batch", "fsdp", patch=the_batch_comes_in_whole),
 )

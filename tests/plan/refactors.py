@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel import objectives
-from bigmodel.layers import block, experts, feedforward, norm, router, self_attention
+from bigmodel.layers import block, experts, feedforward, linear, norm, router, self_attention
 from bigmodel.models import decoder
 from bigmodel.sharding import context, pipeline
 from bigmodel.train import step
@@ -251,13 +251,6 @@ def softmax_of_the_router_by_hand():
     router.jax = Replaced(jax, nn=Replaced(jax.nn, softmax=softmax))
 
 
-def a_mask_by_multiplication():
-    def masked(real, sums):
-        return sums * real.reshape(-1, *[1] * (sums.ndim - 1)).astype(sums.dtype)
-
-    pipeline.masked = masked
-
-
 def microbatches_by_transposition():
     def cut(self, x):
         return x.reshape(-1, self.microbatches, *x.shape[1:]).swapaxes(0, 1)
@@ -273,6 +266,46 @@ def a_ring_that_sends_piece_by_piece():
         return jax.tree.unflatten(tree, [send(ring, leaf) for leaf in leaves])
 
     context.Ring.send = one_by_one
+
+
+def rotation_in_a_function_of_its_own():
+    self_attention.rotate = jax.jit(self_attention.rotate)
+
+
+def products_of_merged_rows():
+    feedforward.Einsum = functools.partial(with_einsum, feedforward.Einsum)
+
+
+def with_einsum(made, equation, shape, axes, initializer, bias_axes, dtype, param_dtype, _, name):
+    given = (equation, shape, axes, initializer, bias_axes, dtype, param_dtype, linear.flat_einsum)
+    return made(*given, name=name)
+
+
+# What the compiler finds out by itself
+
+
+def kernels_gathered_in_float32():
+    gather = linear.gathered
+
+    def in_float32(kernel, axes):
+        return gather(kernel.astype(jnp.float32), axes).astype(kernel.dtype)
+
+    linear.gathered = in_float32
+
+
+def gradients_scattered_by_the_update_alone():
+    def backward(axes, _, grad):
+        return (nn.with_logical_constraint(grad, (None,) * grad.ndim),)
+
+    linear.gathered.defvjp(lambda kernel, axes: (linear.gathered(kernel, axes), None), backward)
+
+
+def stages_without_a_constraint():
+    pipeline.on_stages = lambda x: x
+
+
+def a_stream_without_a_constraint():
+    block.Block.constrain = staticmethod(lambda x: x)
 
 
 CHANGES = (
@@ -305,9 +338,15 @@ CHANGES = (
     Change("activations of experts", "experts", patch=activations_of_experts_by_hand),
     Change("weights of experts", "experts", patch=weights_of_experts_by_multiplication),
     Change("the router", "experts", patch=softmax_of_the_router_by_hand),
-    Change("a mask", "pipeline", patch=a_mask_by_multiplication),
     Change("microbatches", "pipeline", patch=microbatches_by_transposition),
     Change("a ring in pieces", "ring", patch=a_ring_that_sends_piece_by_piece),
+    Change("rotation by itself", "fsdp", patch=rotation_in_a_function_of_its_own),
+    Change("merged rows", "fsdp", patch=products_of_merged_rows),
+    # what the compiler finds out by itself
+    Change("kernels in float32", "fsdp", patch=kernels_gathered_in_float32),
+    Change("gradients by the update", "fsdp", patch=gradients_scattered_by_the_update_alone),
+    Change("stages", "pipeline", patch=stages_without_a_constraint),
+    Change("the stream", "fsdp_tensor", patch=a_stream_without_a_constraint),
     # numbers of a run that lay nothing out
     Change(
         "numbers of a run",
