@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 # Shares by which harmless changes may differ in what moves, is held at the peak, and is computed.
-# Those of tests/plan/refactors.py differ by nothing, by up to 1.7 % and by nothing (v5e, jax 0.10.2,
-# libtpu 0.0.52), the faults of mis_shardings.py beside them by 6 % and more in one of the three.
+# Those of tests/plan/refactors.py differ by nothing, by up to 1.7 % and by nothing; the faults of
+# mis_shardings.py by 6 % and more in one of the three (v5e, jax 0.10.2, libtpu 0.0.52).
 MOVED, HELD, COMPUTED = 0.002, 0.03, 0.01
 FLOOR = 2**16  # bytes that are never looked at: scalars, vectors of norms
 MOST = 3  # layers that a sentence names
