@@ -44,7 +44,7 @@ def sent(plan: Mapping[str, Any]) -> dict[Key, dict[str, float]]:
     Along a ring: (n - 1) / n of what is exchanged, scattered or comes together, twice that of a
     sum that all get, and as it is what is sent on.
     """
-    found: dict[Key, dict[str, float]] = {}
+    found: dict[Key, Any] = {}
     rows = plan["moved"] if "moved" in plan else plan["collectives"]
     for row in rows:
         share = 1.0
