@@ -5,6 +5,7 @@ A few are compiled in `make test`, all of them in `make test-tpu`.
 
 import copy
 import importlib.util
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ def collective(kind, layer, size, axes=("fsdp",), devices=8, times=2):
 
 GATE, UP, OUT = "layers/feedforward/gate", "layers/feedforward/up", "layers/attention/out"
 MB = 10**6
-PLAN = dict(
+PLAN: dict[str, Any] = dict(
     **dict(task="train", topology="v5e:2x4", slices=1, versions={"libtpu": "0.0.52"}),
     **dict(fits=True, hbm_bytes=1000 * MB, step_seconds=0.1, mfu=0.5, mesh={"fsdp": 8}),
     layout={"rules": "fsdp_tensor", "batch": 64},
