@@ -5,7 +5,6 @@ names move with the code. So what is held against a budget are the bytes that le
 each set of mesh axes, by layer; what leaves one layer and comes up as much in another has moved.
 """
 
-import collections
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,8 +51,8 @@ def sent(plan: Mapping[str, Any]) -> dict[Key, dict[str, float]]:
             n = row["devices"]
             shares = {"all-gather": n - 1, "all-reduce": 2 * (n - 1) / n, "collective-permute": 1}
             share = row["times"] * shares.get(row["kind"], (n - 1) / n)
-        layers = found.setdefault((tuple(row["axes"]), row["network"]), collections.Counter())
-        layers[row["layer"]] += share * row["bytes"]
+        layers = found.setdefault((tuple(row["axes"]), row["network"]), {})
+        layers[row["layer"]] = layers.get(row["layer"], 0.0) + share * row["bytes"]
     return found
 
 
@@ -94,7 +93,7 @@ def moved_breaches(plan: Mapping[str, Any], allowed: Mapping[str, Any]) -> list[
             f"{layer or 'no layer'} ({mib(layers[layer])}, allowed {mib(limit.get(layer, 0.0))})"
             for layer in worst[:MOST]
         )
-        rest = f" and {len(worst) - MOST} layers more" if len(worst) > MOST else ""
+        rest = f" and {len(worst) - MOST} more" if len(worst) > MOST else ""
         said.append(
             f"budget: a collective {'grew' if limit else 'appeared'} over mesh "
             f"{' x '.join(axes) or 'none'} ({network}): a step may send {mib(most)} from a device "
