@@ -8,6 +8,7 @@ largest of three moments: a layer's gradient, the loss, and the update of the pa
 import math
 from typing import NamedTuple
 
+from bigmodel.optimizers import matrices
 from bigmodel.plan import activations, setups, tensors
 from bigmodel.plan.setups import BYTES, Setup
 
@@ -32,8 +33,14 @@ def memory(setup: Setup) -> Memory:
     own = BYTES[setup.fields["param_dtype"]]
     numbers = sum(setups.on_device(setup, tensor, 1) for tensor in setup.parameters)
     gradients = (own if setup.accumulate == 1 else own + 4) * numbers
-    state, kept = optimizer_bytes(setup), activations.kept(setup)
-    peak = max(of_layer(setup, kept.device), of_loss(setup, kept), of_update(setup))
+    state, kept, here = optimizer_bytes(setup), activations.kept(setup), held(setup)
+    early = state if setup.optimizer["offload"] and setup.accumulate == 1 else 0.0
+    peak = max(
+        # A state on the host comes back as early as the compiler likes: before the layers' turn.
+        of_layer(setup, here, kept.device) + early,
+        of_loss(setup, here, kept),
+        of_update(setup, here),
+    )
     tokens = setup.batch / setup.parts("batch") * setup.length
     away = state if setup.optimizer["offload"] else 0.0
     return Memory(
@@ -102,32 +109,28 @@ def gradients_of(setup: Setup, numbers: float, *, now: bool = True) -> float:
     return (own + (4 if setup.accumulate > 1 else 0)) * numbers
 
 
-def of_layer(setup: Setup, kept: float) -> float:
+def of_layer(setup: Setup, here: Held, kept: float) -> float:
     """Bytes while a layer's gradient is computed; the head's is there, whole, in float32."""
-    here, work = held(setup), activations.working(setup)
+    work = activations.working(setup)
     gradients = gradients_of(setup, here.stacks - here.alone + here.others)
     total = kept + here.copies + here.through + work + gradients + 4 * here.head
-    if setup.optimizer["offload"] and setup.accumulate == 1:
-        # The state comes back from the host as early as the compiler likes: before the layers'.
-        total += optimizer_bytes(setup)
     if arriving := activations.arriving(setup):
         total += arriving + BYTES[setup.fields["dtype"]] * here.table
     return total
 
 
-def of_loss(setup: Setup, kept: activations.Kept) -> float:
+def of_loss(setup: Setup, here: Held, kept: activations.Kept) -> float:
     """Bytes while the loss is computed: no layer's gradient is there, but what all have kept is."""
-    here, size = held(setup), activations.sizes(setup)
-    a = BYTES[setup.fields["dtype"]]
+    size, a = activations.sizes(setup), BYTES[setup.fields["dtype"]]
     total = kept.device + kept.loose + here.copies + (a * here.stacks if cut_up(setup) else 0.0)
     total += gradients_of(setup, here.stacks, now=False) + gradients_of(setup, here.others)
     # The table for the lookup and the head; hidden vectors and their gradients, cut in chunks.
     return total + (4 + 2 * a) * here.table + 5 * size.stream
 
 
-def of_update(setup: Setup) -> float:
+def of_update(setup: Setup, here: Held) -> float:
     """Bytes after the last layer's gradient: that of the embedding table is whole, then cut."""
-    here, a = held(setup), BYTES[setup.fields["dtype"]]
+    a = BYTES[setup.fields["dtype"]]
     total = gradients_of(setup, here.stacks + here.others) + here.through
     total += (8 + a) * here.table + 2 * activations.sizes(setup).stream
     if setup.optimizer["name"] == "muon":
@@ -138,7 +141,7 @@ def of_update(setup: Setup) -> float:
 def orthogonal(setup: Setup, tensor: tensors.Tensor) -> float:
     """Bytes that Muon takes of a stack of matrices: all layers at once, brought together."""
     layers = setup.local(tensor.shape[0], tensor.axes[0])
-    shorter = min(tensor.shape[1], math.prod(tensor.shape[2:]))
+    shorter = min(sides(tensor))
     whole = setups.on_device(setup, tensor, 4, ("embed", "expert_embed"))
     return 1.25 * whole + 4.0 * layers * shorter**2
 
@@ -168,13 +171,17 @@ def optimizer_bytes(setup: Setup) -> float:
 
 
 def is_hidden(tensor: tensors.Tensor) -> bool:
-    return "layers/" in tensor.path and tensor.path.endswith("kernel")
+    return bool(matrices.stacked(tensor.axes)) and tensor.path.endswith("kernel")
+
+
+def sides(tensor: tensors.Tensor) -> list[int]:
+    """Lengths of the sides of one layer's matrix; one length of what is none."""
+    return [math.prod(tensor.shape[dim] for dim in side) for side in matrices.sides(tensor.axes)]
 
 
 def factored(tensor: tensors.Tensor) -> float:
     """Bytes of a matrix's row and column means, whole on every device."""
-    stacked = sum(axis in ("layers", "dense_layers", "experts") for axis in tensor.axes)
-    matrix = tensor.shape[stacked:]
-    if len(matrix) < 2:
+    lengths = sides(tensor)
+    if len(lengths) < 2:
         return setups.compact(tensor.shape, 4)
-    return 4.0 * math.prod(tensor.shape[:stacked]) * (matrix[0] + math.prod(matrix[1:]))
+    return 4.0 * math.prod(tensor.shape[: matrices.stacked(tensor.axes)]) * sum(lengths)

@@ -133,7 +133,7 @@ def _parameters(fields: tuple) -> tuple[tensors.Tensor, ...]:
 @functools.lru_cache(maxsize=1 << 16)
 def compact(shape: tuple[int, ...], itemsize: int) -> float:
     """Bytes of an array as a TPU keeps it: tiles pad the two dimensions that pad least."""
-    shape = (1, 1, *shape)
+    shape = (1,) * (2 - len(shape)) + shape
     size = math.prod(shape)
     best = min(
         tiled(shape[i], shape[j]) * (size // max(1, shape[i] * shape[j]))

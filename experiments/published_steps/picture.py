@@ -40,16 +40,16 @@ def steps(axes: Any, ordered: Sequence[Mapping[str, Any]]) -> None:
         [low, high], [0.9 * low, 0.9 * high], [1.1 * low, 1.1 * high], color="#eceff1"
     )
     axes.plot([low, high], [low, high], color="#90a4ae", linewidth=1)
-    seen = set()
+    present = {one["generation"] for one in ordered}
+    for generation, colour in COLOURS.items():
+        if generation in present:
+            axes.plot([], [], marker="o", linestyle="", color=colour, label=generation)
     for one in ordered:
         colour = COLOURS[one["generation"]]
-        label = one["generation"] if one["generation"] not in seen else None
-        seen.add(one["generation"])
-        face = "white" if one["flags"] else colour
         axes.plot(
             *(one["measured_seconds"], one["predicted_seconds"]),
-            **dict(marker="o", linestyle="", markersize=7, color=colour, label=label),
-            markerfacecolor=face,
+            **dict(marker="o", linestyle="", markersize=7, color=colour),
+            markerfacecolor="white" if one["flags"] else colour,
         )
     axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
     axes.set(xlabel="measured, seconds a step", ylabel="predicted, seconds a step")

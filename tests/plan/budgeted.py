@@ -2,16 +2,21 @@
 
 A plan is made in another process, which runs the config's file first: what the file puts in place
 of a piece of the library is what is compiled, and the library knows nothing of it.
+
+    python -m tests.plan.budgeted [LAYOUT ...]     writes their budgets anew
 """
 
 import inspect
+import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import sys
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import bigmodel
 from bigmodel import config
-from bigmodel.plan import answer, compiling, make_request, requests
+from bigmodel.plan import answer, budget, compiling, make_request, requests
 
 FOLDER = pathlib.Path(__file__).parents[1] / "golden" / "budgets"
 
@@ -37,7 +42,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     ),
     "slices": dict(mesh=dict(data=2, fsdp=4), mesh_slices=2),
 }
-TINY = dict(vocab=1024, width=256, heads=4, kv_heads=2, head_dim=64, hidden=1024)
+TINY = dict(vocab=1024, width=256, heads=4, kv_heads=4, head_dim=64, hidden=1024)
 
 HEAD = """import bigmodel
 from {module} import {name}
@@ -60,25 +65,58 @@ def values(layout: Mapping[str, Any], *more: Mapping[str, Any]) -> Any:
     return made.lock()
 
 
-def request(
-    name: str, change: Mapping[str, Any] | None = None, patch: Callable[[], None] | None = None
-) -> requests.Request:
-    """A layout, with fields of its config changed, or with a patch run before it is made."""
-    made = values(LAYOUTS[name], change or {})
+class Case(NamedTuple):
+    """A change, the layout it is made in, and fields of the config or a patch that make it."""
+
+    name: str
+    layout: str
+    change: Mapping[str, Any] = types.MappingProxyType({})
+    patch: Callable[[], None] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.layout}: {self.patch.__name__ if self.patch else self.name}".replace(
+            "_", " "
+        )
+
+
+def request(case: Case, *more: Mapping[str, Any]) -> requests.Request:
+    """Of a case; a patch is run in the process that compiles, before anything is made there."""
+    made = values(LAYOUTS[case.layout], case.change, *more)
     text = ""
-    if patch is not None:  # its source is there so that the answer is kept by it
-        text = HEAD.format(module=patch.__module__, name=patch.__name__)
-        text += "\n".join(f"# {line}" for line in inspect.getsource(patch).splitlines())
+    if case.patch is not None:  # its source is there so that the answer is kept by it
+        text = HEAD.format(module=case.patch.__module__, name=case.patch.__name__)
+        text += "\n".join(f"# {line}" for line in inspect.getsource(case.patch).splitlines())
     slices = made.mesh_slices
     where = "v5e:2x4" if slices == 1 else "v5e:2x2"
-    return make_request(config.Loaded(made, text, f"{name}.py"), where, slices=slices)
+    loaded = config.Loaded(made, text, f"{case.layout}.py")
+    return make_request(loaded, where, slices=slices)
 
 
-def plans(wanted: Sequence[requests.Request]) -> list[dict[str, Any]]:
+def plans(wanted: Iterable[requests.Request]) -> list[dict[str, Any] | Exception]:
     """All of them, compiled side by side."""
-    found: dict[int, Any] = {}
-    for number, one in compiling.compile_all(wanted):
-        if isinstance(one, Exception):
-            raise one
-        found[number] = answer.plan(wanted[number], one)
-    return [found[number] for number in range(len(wanted))]
+    wanted = list(wanted)
+    found: dict[int, Any] = dict(compiling.compile_all(wanted))
+    return [
+        one if isinstance(one, Exception) else answer.plan(asked, one)
+        for asked, one in zip(wanted, (found[n] for n in range(len(wanted))), strict=True)
+    ]
+
+
+def kept(layout: str) -> dict[str, Any]:
+    return json.loads((FOLDER / f"{layout}.json").read_text())
+
+
+def main(names: Sequence[str]) -> None:
+    """Writes the budgets of some layouts, or of all, anew."""
+    names = names or list(LAYOUTS)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name, plan in zip(names, plans([request(Case("", n)) for n in names]), strict=True):
+        if isinstance(plan, Exception):
+            raise plan
+        path = FOLDER / f"{name}.json"
+        path.write_text(json.dumps(budget.make(plan), indent=1) + "\n")
+        print(path)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -3,9 +3,7 @@
 A patch is run in the process that compiles, before anything is made there.
 """
 
-import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,19 +11,11 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from bigmodel import objectives
-from bigmodel.layers import block, feedforward, linear, norm, self_attention
+from bigmodel.layers import block, feedforward, linear
 from bigmodel.models import decoder
-from bigmodel.sharding import context, experts, kernels, pipeline, rules
+from bigmodel.sharding import experts, pipeline
 from bigmodel.train import state
-
-
-class Fault(NamedTuple):
-    """A name to be told by, the layout it is planted in, and what is changed."""
-
-    name: str
-    layout: str
-    change: dict[str, Any] | None = None
-    patch: Callable[[], None] | None = None
+from tests.plan.budgeted import Case
 
 
 def row(**cuts: str | tuple[str, ...] | None) -> dict[str, Any]:
@@ -58,22 +48,6 @@ def kernels_are_not_gathered():
 
 def the_head_is_not_gathered():
     decoder.gathered = lambda kernel, axes: kernel
-
-
-def gradients_are_not_scattered():
-    def backward(axes, _, grad):
-        return (nn.with_logical_constraint(grad, (None,) * grad.ndim),)
-
-    linear.gathered.defvjp(lambda kernel, axes: (linear.gathered(kernel, axes), None), backward)
-
-
-def kernels_are_gathered_in_float32():
-    gather = linear.gathered
-
-    def in_float32(kernel, axes):
-        return gather(kernel.astype(jnp.float32), axes).astype(kernel.dtype)
-
-    linear.gathered = in_float32
 
 
 def kernels_are_gathered_over_all_axes():
@@ -120,16 +94,6 @@ def the_hidden_layer_is_cut_along_its_length():
 
 def the_last_norm_is_whole():
     constrained(("batch", "length", "act_embed"), (None, None, None))
-
-
-def norms_are_taken_of_the_whole_batch():
-    call = norm.RMSNorm.__call__
-
-    @functools.wraps(call)
-    def whole(self, x):
-        return call(self, nn.with_logical_constraint(x, (None, "residual_length", None)))
-
-    norm.RMSNorm.__call__ = whole
 
 
 def the_update_is_made_of_whole_gradients():
@@ -196,26 +160,6 @@ def microbatches_are_runs_of_rows():
     pipeline.Pipeline.joined = lambda self, x: x.reshape(-1, *x.shape[2:])
 
 
-def stages_are_not_constrained():
-    pipeline.on_stages = lambda x: x
-
-
-def a_ring_sends_what_it_has_as_float32():
-    send = context.Ring.send
-
-    def wide(ring, arrays):
-        sent = send(ring, jax.tree.map(lambda x: x.astype(jnp.float32), arrays))
-        return jax.tree.map(lambda new, old: new.astype(old.dtype), sent, arrays)
-
-    context.Ring.send = wide
-
-
-def attention_runs_outside_of_the_mesh():
-    kernels.on_each_device = lambda local, mesh, known, *args, **options: kernels.PLAIN["chunked"](
-        *args, **options
-    )
-
-
 def experts_see_the_tokens_of_all():
     on_mesh = experts.on_mesh
 
@@ -224,24 +168,6 @@ def experts_see_the_tokens_of_all():
         return on_mesh(local, mesh, known, x, routes, own)
 
     experts.on_mesh = whole
-
-
-def the_batch_comes_in_whole():
-    rules.batch_sharding = lambda table, mesh: NamedSharding(mesh, PartitionSpec())
-
-
-def the_head_is_cut_otherwise():
-    decoder.Decoder.untied_head = functools.wraps(decoder.Decoder.untied_head)(
-        lambda self: self_attention.Einsum(
-            equation="BTD,DV->BTV",
-            shape=(self.width, self.vocab),
-            axes=("vocab", "embed"),
-            initializer=None,
-            dtype=jnp.dtype(self.dtype),
-            param_dtype=jnp.dtype(self.param_dtype),
-            name="head",
-        )
-    )
 
 
 def up_and_down_are_cut_alike():
@@ -264,68 +190,61 @@ WIDTH_OF_HEADS: dict[str, Any] = dict(heads=None, kv_heads=None, head_dim="tenso
 
 FAULTS = (
     # a row that is dropped
-    Fault("embed is not cut", "fsdp", row(embed=None)),
-    Fault("the batch is not cut", "fsdp", row(batch="data")),
-    Fault("the optimizer's state is not cut", "fsdp", row(optimizer_embed=None)),
-    Fault("embed is not cut", "fsdp_tensor", row(embed=None)),
-    Fault("mlp is not cut", "fsdp_tensor", row(mlp=None)),
-    Fault("heads are not cut", "fsdp_tensor", row(heads=None)),
-    Fault("heads of keys are not cut", "fsdp_tensor", row(kv_heads=None)),
-    Fault("the vocabulary is not cut", "fsdp_tensor", row(vocab=None)),
-    Fault("the hidden layer is not cut", "fsdp_tensor", row(act_mlp=None)),
-    Fault("heads of the stream are not cut", "fsdp_tensor", row(act_heads=None)),
-    Fault("the stream is not cut", "sequence", row(residual_length="context")),
-    Fault("the rows of zero1 are not there", "zero1", dict(rules="fsdp_tensor")),
-    Fault("length is not cut", "ring", row(length=None)),
-    Fault("the stream is not cut", "ring", row(residual_length=None)),
-    Fault("embed is not cut over the ring", "ring", row(embed=("fsdp", "expert"))),
-    Fault("experts are not cut", "experts", row(experts=None)),
-    Fault("the width of experts is not cut", "experts", row(expert_embed=None)),
-    Fault("rows are not cut over experts", "experts", row(batch=("data", "fsdp"))),
-    Fault("embed is not cut over experts", "experts", row(embed=("fsdp", "context"))),
-    Fault("layers are not cut", "pipeline", row(layers=None)),
-    Fault("mlp is not cut", "pipeline", row(mlp=None)),
-    Fault("rows are not cut over slices", "slices", row(batch=("fsdp", "expert"))),
-    Fault("everything is whole", "sequence", dict(rules="replicated")),
+    Case("embed is not cut", "fsdp", row(embed=None)),
+    Case("the batch is not cut", "fsdp", row(batch="data")),
+    Case("the optimizer's state is not cut", "fsdp", row(optimizer_embed=None)),
+    Case("embed is not cut", "fsdp_tensor", row(embed=None)),
+    Case("mlp is not cut", "fsdp_tensor", row(mlp=None)),
+    Case("heads are not cut", "fsdp_tensor", row(heads=None)),
+    Case("heads of keys are not cut", "fsdp_tensor", row(kv_heads=None)),
+    Case("the vocabulary is not cut", "fsdp_tensor", row(vocab=None)),
+    Case("the hidden layer is not cut", "fsdp_tensor", row(act_mlp=None)),
+    Case("heads of the stream are not cut", "fsdp_tensor", row(act_heads=None)),
+    Case("the stream is not cut", "sequence", row(residual_length="context")),
+    Case("the rows of zero1 are not there", "zero1", dict(rules="fsdp_tensor")),
+    Case("length is not cut", "ring", row(length=None)),
+    Case("the stream is not cut", "ring", row(residual_length=None)),
+    Case("embed is not cut over the ring", "ring", row(embed=("fsdp", "expert"))),
+    Case("experts are not cut", "experts", row(experts=None)),
+    Case("the width of experts is not cut", "experts", row(expert_embed=None)),
+    Case("rows are not cut over experts", "experts", row(batch=("data", "fsdp"))),
+    Case("embed is not cut over experts", "experts", row(embed=("fsdp", "context"))),
+    Case("layers are not cut", "pipeline", row(layers=None)),
+    Case("mlp is not cut", "pipeline", row(mlp=None)),
+    Case("rows are not cut over slices", "slices", row(batch=("fsdp", "expert"))),
+    Case("everything is whole", "sequence", dict(rules="replicated")),
     # an axis that is swapped
-    Fault("mlp in place of embed", "fsdp", row(embed=None, mlp="fsdp")),
-    Fault("vocab in place of embed", "fsdp", row(embed=None, vocab="fsdp")),
-    Fault("width in place of rows", "fsdp", row(batch=None, act_embed="fsdp")),
-    Fault("mlp and head_dim", "fsdp_tensor", row(mlp=None, **WIDTH_OF_HEADS)),
-    Fault("the width of heads", "fsdp_tensor", row(**WIDTH_OF_HEADS)),
-    Fault("the stream by its width", "fsdp_tensor", row(act_embed="tensor")),
-    Fault("fsdp and tensor", "fsdp_tensor", dict(mesh=dict(fsdp=4, tensor=2))),
-    Fault("embed over slices", "slices", row(embed=("data", "fsdp"))),
-    Fault("embed over slices alone", "slices", row(embed="data")),
-    Fault("tensor over slices", "slices", dict(mesh=dict(data=1, fsdp=4, tensor=2))),
-    Fault("a layer's kernels swapped", "fsdp_tensor", patch=up_and_down_are_cut_alike),
-    Fault("the stream's axes", "fsdp", patch=the_stream_is_swapped),
-    Fault("the stream's width", "fsdp_tensor", patch=the_stream_is_cut_along_its_width),
-    Fault("heads", "fsdp_tensor", patch=attention_is_cut_along_the_width_of_heads),
-    Fault("the hidden layer", "fsdp_tensor", patch=the_hidden_layer_is_cut_along_its_length),
+    Case("mlp in place of embed", "fsdp", row(embed=None, mlp="fsdp")),
+    Case("vocab in place of embed", "fsdp", row(embed=None, vocab="fsdp")),
+    Case("width in place of rows", "fsdp", row(batch=None, act_embed="fsdp")),
+    Case("mlp and head_dim", "fsdp_tensor", row(mlp=None, **WIDTH_OF_HEADS)),
+    Case("the width of heads", "fsdp_tensor", row(**WIDTH_OF_HEADS)),
+    Case("the stream by its width", "fsdp_tensor", row(act_embed="tensor")),
+    Case("fsdp and tensor", "fsdp_tensor", dict(mesh=dict(fsdp=4, tensor=2))),
+    Case("embed over slices", "slices", row(embed=("data", "fsdp"))),
+    Case("embed over slices alone", "slices", row(embed="data")),
+    Case("tensor over slices", "slices", dict(mesh=dict(data=1, fsdp=4, tensor=2))),
+    Case("a layer's kernels swapped", "fsdp_tensor", patch=up_and_down_are_cut_alike),
+    Case("the stream's axes", "fsdp", patch=the_stream_is_swapped),
+    Case("the stream's width", "fsdp_tensor", patch=the_stream_is_cut_along_its_width),
+    Case("heads", "fsdp_tensor", patch=attention_is_cut_along_the_width_of_heads),
+    Case("the hidden layer", "fsdp_tensor", patch=the_hidden_layer_is_cut_along_its_length),
     # a constraint that is missing
-    Fault("kernels", "fsdp", patch=kernels_are_not_gathered),
-    Fault("the head", "fsdp", patch=the_head_is_not_gathered),
-    Fault("the stream", "sequence", patch=the_stream_is_not_constrained),
-    Fault("the stream", "fsdp_tensor", patch=the_stream_is_not_constrained),
-    Fault("stages", "pipeline", patch=stages_are_not_constrained),
-    Fault("microbatches", "pipeline", patch=microbatches_are_runs_of_rows),
-    Fault("chunks of the loss", "ring", patch=chunks_of_the_loss_are_runs_of_the_length),
-    Fault("attention", "fsdp_tensor", patch=attention_runs_outside_of_the_mesh),
+    Case("kernels", "fsdp", patch=kernels_are_not_gathered),
+    Case("the head", "fsdp", patch=the_head_is_not_gathered),
+    Case("the stream", "sequence", patch=the_stream_is_not_constrained),
+    Case("microbatches", "pipeline", patch=microbatches_are_runs_of_rows),
+    Case("chunks of the loss", "ring", patch=chunks_of_the_loss_are_runs_of_the_length),
     # one copy too many, or one that is too wide
-    Fault("the stream", "fsdp", patch=the_stream_is_whole),
-    Fault("attention", "fsdp_tensor", patch=attention_is_whole),
-    Fault("keys and values", "fsdp", patch=keys_and_values_are_whole),
-    Fault("the hidden layer", "fsdp_tensor", patch=the_hidden_width_is_whole),
-    Fault("the last norm", "fsdp", patch=the_last_norm_is_whole),
-    Fault("logits", "fsdp_tensor", patch=logits_are_gathered_for_the_target),
-    Fault("gradients", "fsdp", patch=gradients_are_not_scattered),
-    Fault("gradients in the update", "fsdp", patch=the_update_is_made_of_whole_gradients),
-    Fault("the optimizer's state", "fsdp", patch=the_optimizer_keeps_whole_states),
-    Fault("kernels of all axes", "fsdp_tensor", patch=kernels_are_gathered_over_all_axes),
-    Fault("kernels in float32", "fsdp", patch=kernels_are_gathered_in_float32),
-    Fault("the head's gradient", "fsdp_tensor", patch=the_gradient_of_the_stream_is_float32),
-    Fault("a ring in float32", "ring", patch=a_ring_sends_what_it_has_as_float32),
-    Fault("experts' tokens", "experts", patch=experts_see_the_tokens_of_all),
-    Fault("the batch", "fsdp", patch=the_batch_comes_in_whole),
+    Case("the stream", "fsdp", patch=the_stream_is_whole),
+    Case("attention", "fsdp_tensor", patch=attention_is_whole),
+    Case("keys and values", "fsdp", patch=keys_and_values_are_whole),
+    Case("the hidden layer", "fsdp_tensor", patch=the_hidden_width_is_whole),
+    Case("the last norm", "fsdp", patch=the_last_norm_is_whole),
+    Case("logits", "fsdp_tensor", patch=logits_are_gathered_for_the_target),
+    Case("gradients in the update", "fsdp", patch=the_update_is_made_of_whole_gradients),
+    Case("the optimizer's state", "fsdp", patch=the_optimizer_keeps_whole_states),
+    Case("kernels of all axes", "fsdp_tensor", patch=kernels_are_gathered_over_all_axes),
+    Case("the head's gradient", "fsdp_tensor", patch=the_gradient_of_the_stream_is_float32),
+    Case("experts' tokens", "experts", patch=experts_see_the_tokens_of_all),
 )
