@@ -77,9 +77,8 @@ class Case(NamedTuple):
     patch: Callable[[], None] | None = None
 
     def __str__(self) -> str:
-        return f"{self.layout}: {self.patch.__name__ if self.patch else self.name}".replace(
-            "_", " "
-        )
+        name = self.patch.__name__ if self.patch else self.name
+        return f"{self.layout}: {name}".replace("_", " ")
 
 
 def request(case: Case, *more: Mapping[str, Any]) -> requests.Request:
