@@ -85,7 +85,8 @@ def lower(side: str, recipe: recipes.Recipe, task: str, prompt: int) -> tuple[An
         (loss, _), grads = gradient(params, batch, None)
         return loss, grads
 
-    step = {"ours": ours, "by_hand": functools.partial(by_hand.gradient, recipe)}[side]
+    sides: dict[str, Any] = {"ours": ours, "by_hand": functools.partial(by_hand.gradient, recipe)}
+    step = sides[side]
     places = jax.tree.map(lambda leaf: leaf.sharding, params)
     with meshes.use(recipe.mesh, recipe.rules):
         traced = jax.jit(step, out_shardings=(None, places)).trace(params, batch)
@@ -124,7 +125,9 @@ class Judged:
 
 
 def read(asked: requests.Request, found: requests.Found) -> Judged:
-    whole, net = Program(found.program), network.Network.of(found.meta, asked.topology.chip)
+    chip = asked.topology.chip
+    assert chip
+    whole, net = Program(found.program), network.Network.of(found.meta, chip)
     moved: dict[str, float] = {}
     for one, (times, _, _) in simulate.Clock(whole, net, 1.0).run().collectives.items():
         moved[one.kind] = moved.get(one.kind, 0.0) + times * one.bytes / 1e6
