@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 import bigmodel
+from bigmodel import costs
 from bigmodel import recipe as recipes
 from bigmodel.plan import make_request, memory, network, requests, simulate, steps
 from bigmodel.plan.program import Program
@@ -85,10 +86,10 @@ def lower(side: str, recipe: recipes.Recipe, task: str, prompt: int) -> tuple[An
         (loss, _), grads = gradient(params, batch, None)
         return loss, grads
 
-    step = {"ours": ours, "by_hand": functools.partial(by_hand.gradient, recipe)}[side]
+    sides: dict[str, Any] = {"ours": ours, "by_hand": functools.partial(by_hand.gradient, recipe)}
     places = jax.tree.map(lambda leaf: leaf.sharding, params)
     with meshes.use(recipe.mesh, recipe.rules):
-        traced = jax.jit(step, out_shardings=(None, places)).trace(params, batch)
+        traced = jax.jit(sides[side], out_shardings=(None, places)).trace(params, batch)
         return traced.lower(), steps.about(recipe, states.abstract(recipe), traced)
 
 
@@ -123,8 +124,9 @@ class Judged:
     peak_bytes: int
 
 
-def read(asked: requests.Request, found: requests.Found) -> Judged:
-    whole, net = Program(found.program), network.Network.of(found.meta, asked.topology.chip)
+def read(found: requests.Found) -> Judged:
+    whole = Program(found.program)
+    net = network.Network.of(found.meta, costs.chip(found.meta["kind"]))
     moved: dict[str, float] = {}
     for one, (times, _, _) in simulate.Clock(whole, net, 1.0).run().collectives.items():
         moved[one.kind] = moved.get(one.kind, 0.0) + times * one.bytes / 1e6
