@@ -125,8 +125,10 @@ class Judged:
 
 
 def read(found: requests.Found) -> Judged:
-    whole = Program(found.program)
-    net = network.Network.of(found.meta, costs.chip(found.meta["kind"]))
+    whole, chip = Program(found.program), costs.chip(found.meta["kind"])
+    if chip is None:
+        raise ValueError(f"no chip is called {found.meta['kind']}")
+    net = network.Network.of(found.meta, chip)
     moved: dict[str, float] = {}
     for one, (times, _, _) in simulate.Clock(whole, net, 1.0).run().collectives.items():
         moved[one.kind] = moved.get(one.kind, 0.0) + times * one.bytes / 1e6
