@@ -17,7 +17,7 @@ VERSION := $(shell $(PYTHON) -c '$(TELL_VERSION)' 2>/dev/null)
 MADE := $(VENV)/made-by-$(VERSION)
 INSTALLED := $(VENV)/installed-by-$(VERSION)$(EXTRA:%=-%)
 
-.PHONY: install quickstart test test-layouts test-tpu smoke lint format docs bench
+.PHONY: install quickstart test test-layouts test-tpu test-plan smoke lint format docs bench
 
 install: $(INSTALLED)
 
@@ -48,7 +48,11 @@ test-layouts: install
 
 # Programs for TPUs that are not here, up to their schedule: what they move and hold.
 test-tpu: install
-	$(BIN)/python -m pytest -m "tpu or not tpu" tests/sharding/test_programs.py tests/plan
+	$(BIN)/python -m pytest -m "tpu or not tpu" tests/sharding/test_programs.py
+
+# Plans compiled for TPUs that are not here: budgets, mis-shardings, refusals; a quarter of an hour.
+test-plan: install
+	$(BIN)/python -m pytest -m "tpu or not tpu" tests/plan
 
 smoke: install
 	$(BIN)/python -m pytest -m smoke

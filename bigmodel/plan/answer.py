@@ -16,6 +16,7 @@ from bigmodel.plan.topology import Topology
 SCHEMA = 1
 EDGE = 0.08  # of main memory free: with less the compiler begins to recompute by itself
 SHORT_SECONDS = 0.1
+EXCESS = 1.3  # times the products of the traced step; what the compiler recomputes makes up to 1.2
 LAYOUT = ("rules", "batch", "accumulate")
 OF_MODEL = ("remat", "remat_save", "remat_offload")
 
@@ -62,7 +63,19 @@ def plan(request: Request, found: Found) -> dict[str, Any]:
         answer |= timing(request, found, spent, answer["devices"])
     else:
         answer |= untimed(request, found, whole)
-    return answer | {"warnings": warnings(request, found, answer, whole)}
+    said = warnings(request, found, answer, whole)
+    if where.platform == "tpu" and (times := times_the_products(found, spent, answer)) > EXCESS:
+        said.append(
+            f"The program multiplies {times:.1f} times as much as the step says: where it has "
+            "experts, compiler.xla_tpu_enable_ragged_dot_kernel=True may spare that."
+        )
+    return answer | {"warnings": said}
+
+
+def times_the_products(found: Found, spent: Spent, answer: Mapping[str, Any]) -> float:
+    """FLOPs of the compiled products over those of the traced ones, attention's kernels aside."""
+    done = sum(row[2] for (_, what), row in spent.operations.items() if what == "matrix")
+    return done * answer["devices"] / max(1.0, found.meta["traced_flops"])
 
 
 def limit_of(where: Topology) -> float | None:

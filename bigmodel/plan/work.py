@@ -197,7 +197,7 @@ def ragged(one: Instruction) -> tuple[float, float]:
     lies: every row meets one of the E matrices. Where N is room for the worst case, the name says
     how many rows there are on average; the kernel passes over the others.
     """
-    if "tpu_custom_call" not in one.rest or "ragged_dot" not in one.op_name:
+    if "tpu_custom_call" not in one.rest or "ragged-dot" not in one.name:
         return 0.0, 0.0
     types = [one.type, *map(one.holder.type_of, one.operands)]
     found = [a for text in types for a in program.arrays(text) if a.dtype in ("bf16", "f32")]
@@ -206,6 +206,9 @@ def ragged(one: Instruction) -> tuple[float, float]:
     if not matrices or not rows:  # it lays out the groups
         return 0.0, 0.0
     room, marked = rows[0].shape[0], ROWS.search(one.op_name)
+    if not marked:  # what is recomputed may have lost its name (libtpu 0.0.50); its like have not
+        beside = (ROWS.search(other.op_name) for other in one.holder.values())
+        marked = next(filter(None, beside), None)
     there = min(room, int(marked[1])) if marked else room
     moved = sum(a.bytes for a in matrices) + sum(a.bytes for a in rows) * there / room
     return 2.0 * there * math.prod(matrices[0].shape[1:]), moved

@@ -249,15 +249,27 @@ GIVEN = (
     ],
 )
 def test_a_product_of_ragged_groups_multiplies_each_row_once(made, scope):
-    counter, one = last(entry(*GIVEN, f"ROOT %r = {made}, {RAGGED.format(scope=scope)}"))
+    counter, one = last(
+        entry(*GIVEN, f"ROOT %ragged-dot-none.3 = {made}, {RAGGED.format(scope=scope)}")
+    )
     rows = 250 if scope else 1000
     assert counter.flops(one) == 2 * rows * 64 * 32
     assert counter.bytes(one) == 2 * (8 * 64 * 32 + rows * (64 + 32))
 
 
+def test_a_product_of_ragged_groups_without_a_name_has_the_rows_of_its_like():
+    made = "bf16[1000,32]{1,0} custom-call(%sizes, %x, %w)"
+    like = f"%ragged-dot-none.1 = {made}, {RAGGED.format(scope='rows_250/')}"
+    bare = f'ROOT %ragged-dot-none.2 = {made}, custom_call_target="tpu_custom_call"'
+    counter, one = last(entry(*GIVEN, like, bare))
+    assert counter.flops(one) == 2 * 250 * 64 * 32
+
+
 def test_what_lays_out_ragged_groups_multiplies_nothing():
     made = "(s32[9]{0}, s32[1024]{0}) custom-call(%sizes)"
-    counter, one = last(entry(*GIVEN, f"ROOT %r = {made}, {RAGGED.format(scope='')}"))
+    counter, one = last(
+        entry(*GIVEN, f"ROOT %ragged-dot-none.3 = {made}, {RAGGED.format(scope='')}")
+    )
     assert counter.flops(one) == 0
 
 
