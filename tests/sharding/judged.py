@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 import bigmodel
+from bigmodel import costs
 from bigmodel import recipe as recipes
 from bigmodel.plan import make_request, memory, network, requests, simulate, steps
 from bigmodel.plan.program import Program
@@ -86,10 +87,9 @@ def lower(side: str, recipe: recipes.Recipe, task: str, prompt: int) -> tuple[An
         return loss, grads
 
     sides: dict[str, Any] = {"ours": ours, "by_hand": functools.partial(by_hand.gradient, recipe)}
-    step = sides[side]
     places = jax.tree.map(lambda leaf: leaf.sharding, params)
     with meshes.use(recipe.mesh, recipe.rules):
-        traced = jax.jit(step, out_shardings=(None, places)).trace(params, batch)
+        traced = jax.jit(sides[side], out_shardings=(None, places)).trace(params, batch)
         return traced.lower(), steps.about(recipe, states.abstract(recipe), traced)
 
 
@@ -124,10 +124,11 @@ class Judged:
     peak_bytes: int
 
 
-def read(asked: requests.Request, found: requests.Found) -> Judged:
-    chip = asked.topology.chip
-    assert chip
-    whole, net = Program(found.program), network.Network.of(found.meta, chip)
+def read(found: requests.Found) -> Judged:
+    whole, chip = Program(found.program), costs.chip(found.meta["kind"])
+    if chip is None:
+        raise ValueError(f"no chip is called {found.meta['kind']}")
+    net = network.Network.of(found.meta, chip)
     moved: dict[str, float] = {}
     for one, (times, _, _) in simulate.Clock(whole, net, 1.0).run().collectives.items():
         moved[one.kind] = moved.get(one.kind, 0.0) + times * one.bytes / 1e6

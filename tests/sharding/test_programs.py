@@ -45,7 +45,7 @@ def compiled(layout, *sides):
     for one in found.values():
         if isinstance(one, Exception):
             raise one
-    return [judged.read(request, found[number]) for number, request in enumerate(asked)]
+    return [judged.read(found[number]) for number in range(len(asked))]
 
 
 @needs_libtpu
