@@ -6,6 +6,7 @@ of a piece of the library is what is compiled, and the library knows nothing of 
     python -m tests.plan.budgeted [LAYOUT ...]     writes their budgets anew
 """
 
+import hashlib
 import inspect
 import json
 import pathlib
@@ -44,7 +45,9 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }
 TINY = dict(vocab=1024, width=256, heads=4, kv_heads=4, head_dim=64, hidden=1024)
 
-HEAD = """import bigmodel
+# The digest of what is patched in is there so that an answer is kept by it.
+HEAD = """# {digest}
+import bigmodel
 from {module} import {name}
 
 {name}()
@@ -74,18 +77,18 @@ class Case(NamedTuple):
     patch: Callable[[], None] | None = None
 
     def __str__(self) -> str:
-        return f"{self.layout}: {self.patch.__name__ if self.patch else self.name}".replace(
-            "_", " "
-        )
+        name = self.patch.__name__ if self.patch else self.name
+        return f"{self.layout}: {name}".replace("_", " ")
 
 
 def request(case: Case, *more: Mapping[str, Any]) -> requests.Request:
     """Of a case; a patch is run in the process that compiles, before anything is made there."""
     made = values(LAYOUTS[case.layout], case.change, *more)
     text = ""
-    if case.patch is not None:  # its source is there so that the answer is kept by it
-        text = HEAD.format(module=case.patch.__module__, name=case.patch.__name__)
-        text += "\n".join(f"# {line}" for line in inspect.getsource(case.patch).splitlines())
+    if case.patch is not None:
+        module = sys.modules[case.patch.__module__]
+        digest = hashlib.sha256(inspect.getsource(module).encode()).hexdigest()
+        text = HEAD.format(module=module.__name__, name=case.patch.__name__, digest=digest)
     slices = made.mesh_slices
     where = "v5e:2x4" if slices == 1 else "v5e:2x2"
     loaded = config.Loaded(made, text, f"{case.layout}.py")

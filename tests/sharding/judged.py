@@ -1,22 +1,22 @@
 """The steps that tests compile for TPUs: loss and gradients of a config under a layout.
 
-python -m tests.sharding.judged CASE FOLDER: compiles one as far as schedule.py lets it. A case is
-{"side": "ours" or "by_hand", "layout": name of LAYOUTS}.
+A plan's own process compiles them: the config's file puts one in the place of the train step.
 """
 
+import dataclasses
 import functools
-import json
-import sys
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import topologies
 
 import bigmodel
 from bigmodel import recipe as recipes
+from bigmodel.plan import make_request, memory, network, requests, simulate, steps
+from bigmodel.plan.program import Program
 from bigmodel.sharding import mesh as meshes
 from bigmodel.sharding import rules
+from bigmodel.train import state as states
 from tests.sharding import by_hand
 
 # Kernels and activations weigh about as much, so that none of them hides the others, and so much
@@ -71,7 +71,12 @@ def abstract(recipe: recipes.Recipe) -> tuple[Any, dict[str, jax.ShapeDtypeStruc
     return params, {"tokens": row, "targets": row}
 
 
-def lower(side: str, recipe: recipes.Recipe) -> jax.stages.Lowered:
+def put_in_place(side: str) -> None:
+    """To be run in the process that compiles: the step is the one of a side."""
+    steps.lower = functools.partial(lower, side)
+
+
+def lower(side: str, recipe: recipes.Recipe, task: str, prompt: int) -> tuple[Any, dict[str, Any]]:
     """(loss, gradients) of parameters and a batch, gradients where the parameters are."""
     params, batch = abstract(recipe)
 
@@ -80,24 +85,51 @@ def lower(side: str, recipe: recipes.Recipe) -> jax.stages.Lowered:
         (loss, _), grads = gradient(params, batch, None)
         return loss, grads
 
-    def judged(params, batch):
-        return {"ours": ours, "by_hand": functools.partial(by_hand.gradient, recipe)}[side](
-            params, batch
-        )
-
+    sides: dict[str, Any] = {"ours": ours, "by_hand": functools.partial(by_hand.gradient, recipe)}
+    step = sides[side]
     places = jax.tree.map(lambda leaf: leaf.sharding, params)
     with meshes.use(recipe.mesh, recipe.rules):
-        return jax.jit(judged, out_shardings=(None, places)).lower(params, batch)
+        traced = jax.jit(step, out_shardings=(None, places)).trace(params, batch)
+        return traced.lower(), steps.about(recipe, states.abstract(recipe), traced)
 
 
-def main(case: dict[str, Any], folder: str) -> None:
-    layout = LAYOUTS[case["layout"]]
-    slices, topology = layout.get("mesh_slices", 1), layout.get("topology", "v5e:2x4")
-    more = {"num_slices": slices} if slices > 1 else {}
-    described = topologies.get_topology_desc(platform="tpu", topology_name=topology, **more)
-    recipe = recipes.make(config(layout), devices=described.devices)
-    lower(case["side"], recipe).compile(compiler_options={"xla_dump_to": folder})
+TEXT = """import bigmodel
+from tests.sharding import judged
+
+judged.put_in_place("{side}")
+get_config = bigmodel.default_config
+"""
 
 
-if __name__ == "__main__":
-    main(json.loads(sys.argv[1]), sys.argv[2])
+def request(layout: str, side: str) -> requests.Request:
+    """What compiles a side, "ours" or "by_hand", of a layout."""
+    row = LAYOUTS[layout]
+    loaded = bigmodel.config.Loaded(config(row), TEXT.format(side=side), f"{layout}.py")
+    where = row.get("topology", "v5e:2x4")
+    return make_request(loaded, where, slices=row.get("mesh_slices", 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """What a side came to.
+
+    Attributes:
+        text: the scheduled program.
+        moved: megabytes that go into collectives on each device, by kind.
+        peak_bytes: on each device.
+    """
+
+    text: str
+    moved: dict[str, float]
+    peak_bytes: int
+
+
+def read(asked: requests.Request, found: requests.Found) -> Judged:
+    chip = asked.topology.chip
+    assert chip
+    whole, net = Program(found.program), network.Network.of(found.meta, chip)
+    moved: dict[str, float] = {}
+    for one, (times, _, _) in simulate.Clock(whole, net, 1.0).run().collectives.items():
+        moved[one.kind] = moved.get(one.kind, 0.0) + times * one.bytes / 1e6
+    held = memory.held(whole, found.allocations, found.live, found.meta, trains=True)
+    return Judged(found.program, moved, held.total)

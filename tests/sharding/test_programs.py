@@ -4,10 +4,16 @@
 """
 
 import functools
+import importlib.util
 
 import pytest
 
-from tests.sharding import judged, moved, schedule
+from bigmodel.plan import compiling
+from tests.sharding import judged
+
+needs_libtpu = pytest.mark.skipif(
+    not importlib.util.find_spec("libtpu"), reason="needs libtpu (extra: plan)"
+)
 
 ALLOWED = 1.05  # times what the hand-written step moves and holds
 QUICK = ("fsdp8", "fsdp2_tensor4")
@@ -33,33 +39,29 @@ def slow_but(quick, layouts):
 
 @functools.cache
 def compiled(layout, *sides):
-    """The schedules of a layout's steps, made side by side."""
-    started = [
-        schedule.Compiling("tests.sharding.judged", dict(layout=layout, side=side))
-        for side in sides
-    ]
-    try:
-        return [one.result() for one in started]
-    finally:
-        for one in started:
-            one.close()
+    """What became of a layout's steps, compiled side by side."""
+    asked = [judged.request(layout, side) for side in sides]
+    found = dict(compiling.compile_all(asked, cached=False))
+    for one in found.values():
+        if isinstance(one, Exception):
+            raise one
+    return [judged.read(request, found[number]) for number, request in enumerate(asked)]
 
 
-@schedule.needs_libtpu
+@needs_libtpu
 @pytest.mark.parametrize("layout", slow_but(QUICK, judged.BY_HAND))
 def test_a_layout_moves_and_holds_no_more_than_its_step_by_hand(layout):
     ours, by_hand = compiled(layout, "ours", "by_hand")
-    moves, wanted = (moved.by_kind(moved.collectives(one.text)) for one in (ours, by_hand))
-    assert moves["all"] <= ALLOWED * wanted["all"], f"MB moved: {moves}, by hand {wanted}"
+    moves, most = sum(ours.moved.values()), ALLOWED * sum(by_hand.moved.values())
+    assert moves <= most, f"MB moved: {ours.moved}, by hand {by_hand.moved}"
     held, most = ours.peak_bytes, ALLOWED * by_hand.peak_bytes
     assert held <= most, f"{held:,} bytes at the peak, by hand {by_hand.peak_bytes:,}"
 
 
-@schedule.needs_libtpu
+@needs_libtpu
 @pytest.mark.parametrize("layout", slow_but((*QUICK, "slices2_expert2"), HELD))
 def test_a_layout_compiles_with_its_kernels(layout):
     sides = ("ours", "by_hand") if layout in judged.BY_HAND else ("ours",)  # as the test above
-    text = compiled(layout, *sides)[0].text
-    found = {one.kind for one in moved.collectives(text)}
-    missing = [name for name in HELD[layout] if name not in found and name not in text]
-    assert not missing, f"not in the program: {missing}; its collectives: {found}"
+    ours = compiled(layout, *sides)[0]
+    missing = [name for name in HELD[layout] if name not in ours.moved and name not in ours.text]
+    assert not missing, f"not in the program: {missing}; its collectives: {set(ours.moved)}"
