@@ -171,8 +171,6 @@ def origin(
     """What made a value, through loops that carry it, and whether one fills it slice by slice."""
     if depth > 40:
         return one, False
-    if one.op == "custom-call" and not one.op_name:
-        return filler(whole, one), False
     if one.op == "while" and index:
         body = whole.computations[one.attribute("body")]
         place = int(index[0])
@@ -202,18 +200,6 @@ def origin(
     if (source := written(whole, one)) is not None:
         return source, True
     return one, False
-
-
-def filler(whole: Program, one: Instruction) -> Instruction:
-    """Of room that is only made: what a loop puts there."""
-    users = one.holder.users
-    for given, place in users.get(one.name, ()):
-        for loop, _ in users.get(given.name, ()):
-            if given.op == "tuple" and loop.op == "while":
-                root = whole.computations[loop.attribute("body")].root
-                made = root.holder.maker(root.operands[place])
-                return made or one
-    return one
 
 
 def written(whole: Program, one: Instruction) -> Instruction | None:

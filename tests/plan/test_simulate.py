@@ -266,6 +266,16 @@ def test_a_sum_of_which_a_part_is_kept_is_a_reduce_scatter():
     assert whole.seconds == pytest.approx(2 * ring_seconds(ROWS), rel=1e-3)
 
 
+def test_an_exchange_of_ragged_parts_moves_its_rows_and_not_the_room_for_more():
+    small, room = f"f32[{ROWS}]{{0}}", f"f32[{4 * ROWS}]{{0}}"
+    given = (f"%a = {small} parameter(0)", f"%b = {room} parameter(1)")
+    rest = "channel_id=1, replica_groups=[16,4]<=[64]"
+    there = run(*given, f"%c = {room} ragged-all-to-all(%a, %b), {rest}")
+    back = run(*given, f"%c = {small} ragged-all-to-all(%b, %a), {rest}")
+    assert [moved.bytes for moved in (*there.collectives, *back.collectives)] == [4 * ROWS] * 2
+    assert there.seconds == back.seconds == pytest.approx(4 * ROWS / 2 / LINK + 2e-6)
+
+
 def test_a_sum_between_slices_is_carried_by_the_runtime():
     where = '_xla_megascale_transfer_type="ALL_REDUCE"'
     lines = (
