@@ -125,13 +125,15 @@ def kept(setup: Setup) -> Kept:
         times = setup.local(layers, stack) * (setup.ticks if stack == "layers" else 1)
         if times == 1:
             continue  # no loop: it is what the layer works with
+        if setup.stages > 1:  # stacks of all ticks go at once, there twice: nothing is won
+            on_device, away, loose = on_device + away, 0.0, times * away
         device, host = device + times * on_device, host + times * away
         if stack == "layers":
             # Of one tick, or one pattern of layers, everything is taken out of its stack at once.
             period = len(setup.fields["pattern"])
             device += layers / setup.stages / setup.repeats * on_device if setup.stages > 1 else 0.0
             device += period / 2 * on_device if period > 1 else 0.0
-            loose = 0.8 * (layers % period) * unlooped(setup)
+            loose += 0.8 * (layers % period) * unlooped(setup)
     return Kept(device, host, loose)
 
 

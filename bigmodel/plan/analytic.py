@@ -114,6 +114,9 @@ def of_layer(setup: Setup, here: Held, kept: float) -> float:
     work = activations.working(setup)
     gradients = gradients_of(setup, here.stacks - here.alone + here.others)
     total = kept + here.copies + here.through + work + gradients + 4 * here.head
+    if setup.stages > 1:  # a tick's gradients beside their sum, and what moves on or waits
+        total += gradients_of(setup, here.stacks) / (1 if setup.accumulate == 1 else 2)
+        total += 2 * setup.flights * activations.sizes(setup).stream
     if arriving := activations.arriving(setup):
         total += arriving + BYTES[setup.fields["dtype"]] * here.table
     return total
@@ -125,14 +128,17 @@ def of_loss(setup: Setup, here: Held, kept: activations.Kept) -> float:
     total = kept.device + kept.loose + here.copies + (a * here.stacks if cut_up(setup) else 0.0)
     total += gradients_of(setup, here.stacks, now=False) + gradients_of(setup, here.others)
     # The table for the lookup and the head; hidden vectors and their gradients, cut in chunks.
-    return total + (4 + 2 * a) * here.table + 5 * size.stream
+    streams = setup.flights * size.stream
+    if setup.stages > 1:  # the hidden vectors of all microbatches, after the table for the lookup
+        return total + max((4 + 2 * a) * here.table + 2 * streams, 4 * here.table + 5 * streams)
+    return total + (4 + 2 * a) * here.table + 5 * streams
 
 
 def of_update(setup: Setup, here: Held) -> float:
     """Bytes after the last layer's gradient: that of the embedding table is whole, then cut."""
     a = BYTES[setup.fields["dtype"]]
     total = gradients_of(setup, here.stacks + here.others) + here.through
-    total += (8 + a) * here.table + 2 * activations.sizes(setup).stream
+    total += (8 + a) * here.table + 2 * setup.flights * activations.sizes(setup).stream
     if setup.optimizer["name"] == "muon":
         total += max(orthogonal(setup, tensor) for tensor in setup.parameters if is_hidden(tensor))
     return total

@@ -63,10 +63,14 @@ class Setup(NamedTuple):
         return (self.microbatches or self.stages) * self.repeats + self.stages - 1
 
     @property
+    def flights(self) -> int:
+        """Microbatches of a pipeline that a part of a batch is cut into; 1 without stages."""
+        return (self.microbatches or self.stages) if self.stages > 1 else 1
+
+    @property
     def rows(self) -> int:
         """Sequences that a device has at one time."""
-        at_a_time = self.accumulate * ((self.microbatches or self.stages) if self.stages > 1 else 1)
-        return max(1, self.batch // (self.parts("batch") * at_a_time))
+        return max(1, self.batch // (self.parts("batch") * self.accumulate * self.flights))
 
 
 def of(values: Any, mesh: Mapping[str, int], rules: Mapping[str, Any]) -> Setup:
