@@ -9,7 +9,7 @@ import pathlib
 import pytest
 
 FLOORS = (
-    {"compat", "config", "costs", "scores", "trees"},
+    {"compat", "config", "costs", "scores", "shares", "trees"},
     {"checkpoint", "decode", "launch", "layers", "objectives", "optimizers", "report"},
     {"adapt", "convert", "data", "models", "sharding"},
     {"recipe"},

@@ -8,6 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from bigmodel import shares
+
 Initializer = jax.nn.initializers.Initializer
 
 
@@ -74,12 +76,13 @@ def whole(axes: tuple[str, ...]) -> tuple[str | None, ...]:
     return tuple(None if axis == "embed" else axis for axis in axes)
 
 
-gathered.defvjp(
-    lambda kernel, axes: (gathered(kernel, axes), None),
-    lambda axes, _, grad: (
-        nn.with_logical_constraint(nn.with_logical_constraint(grad, whole(axes)), axes),
-    ),
-)
+def gathered_backward(axes: tuple[str, ...], _: None, grad: jax.Array) -> tuple[jax.Array]:
+    if "vocab" not in axes:  # of a head or a table `shares.total` says when it is summed
+        grad = nn.with_logical_constraint(grad, whole(axes))
+    return (nn.with_logical_constraint(grad, axes),)
+
+
+gathered.defvjp(lambda kernel, axes: (gathered(kernel, axes), None), gathered_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -153,4 +156,30 @@ class Table(nn.Module):
         table = self.param("table", init, (self.rows, self.width), self.param_dtype)
         # A lookup in a table that is cut along its width, for a batch that is cut over the same
         # devices, makes the partitioner replicate everything.
-        return jnp.take(gathered(table.astype(self.dtype), self.axes), ids, axis=0)
+        return looked_up(self.rows, gathered(table.astype(self.dtype), self.axes), ids)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def looked_up(rows: int, table: jax.Array, ids: jax.Array) -> jax.Array:
+    """table[ids]; the gradient of a row, a sum over all places that read it, is made in float32.
+
+    In bfloat16 a sum of some hundred terms stands still, and the commonest token has thousands.
+    """
+    return jnp.take(table, ids, axis=0)
+
+
+def looked_up_backward(rows: int, kept: tuple[jax.Array, jax.Array], grad: jax.Array):
+    (ids, zero), shape = kept, (rows, grad.shape[-1])
+    axes, n = shares.axes_of_rows(ids.shape[0] if ids.ndim > 1 else 1)
+
+    def of_share(ids, grad):
+        return jnp.zeros(shape, jnp.float32).at[ids].add(grad.astype(jnp.float32))
+
+    summed = shares.each(of_share, axes)(shares.cut(ids, n), shares.cut(grad, n))
+    return shares.total(summed, zero.dtype), None
+
+
+looked_up.defvjp(
+    lambda rows, table, ids: (looked_up(rows, table, ids), (ids, jnp.zeros((), table.dtype))),
+    looked_up_backward,
+)

@@ -35,8 +35,8 @@ ALLOCATIONS = "*buffer-assignment.txt"
 LIVE = "*live-range.txt"
 REPORT = "*memory-usage-report.txt"
 INSTALL = {
-    "tpu": ("libtpu", "pip install 'bigmodel[plan]'"),
-    "gpu": ("jax_cuda12_plugin", "pip install 'bigmodel[plan-gpu]'"),
+    "tpu": (("libtpu",), "pip install 'bigmodel[plan]'"),
+    "gpu": (("jax_cuda12_plugin", "jax_cuda13_plugin"), "pip install 'bigmodel[plan-gpu]'"),
 }
 
 
@@ -46,10 +46,10 @@ class CompileError(Exception):
 
 def check_installed(topology: Topology) -> None:
     """Refuses a platform whose compiler is not here, with the line that installs it."""
-    module, line = INSTALL.get(topology.platform, ("", ""))
-    if module and importlib.util.find_spec(module) is None:
+    modules, line = INSTALL.get(topology.platform, ((), ""))
+    if modules and not any(map(importlib.util.find_spec, modules)):
         raise config.InputError(
-            f"--topology={topology.name}: the compiler for it ({module}) is not installed. "
+            f"--topology={topology.name}: the compiler for it ({modules[0]}) is not installed. "
             f"Install it with: {line}"
         )
 

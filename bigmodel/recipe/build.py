@@ -195,7 +195,9 @@ def make(loaded: config.Loaded | Any, devices: Sequence[jax.Device] | None = Non
     if terms.get("chunk") == 0 and "vocab" in fields:
         rows = values.batch // (layout.batch_parts * values.accumulate)  # of one device, as length
         length = values.data.length // layout.length_parts
-        chunk = objectives.chunk_length(rows, length, fields["vocab"])
+        on_cpu = mesh.devices.flat[0].platform == "cpu"
+        most = objectives.LOGITS_ON_CPU if on_cpu else objectives.LOGITS
+        chunk = objectives.chunk_length(rows, length, fields["vocab"], most)
         terms["chunk"] = layout.length_parts * chunk
     objective = objective_builder(model, **terms)
     objective = layouts.ordered(objective, layout, fields, values.data.length)

@@ -62,3 +62,13 @@ def test_a_table_gives_its_rows():
     ids = np.array([[3, 0], [6, 3]])
     params = meta.unbox(table.init(jax.random.key(0), ids)["params"])
     np.testing.assert_array_equal(table.apply({"params": params}, ids), params["table"][ids])
+
+
+def test_the_gradient_of_a_row_that_many_places_read_is_whole():
+    table = Table(3, 4, ("vocab", "embed"), jax.nn.initializers.ones, dtype=jnp.bfloat16)
+    ids = jnp.zeros((8, 512), jnp.int32).at[0, 0].set(2)
+    params = table.init(jax.random.key(0), ids)
+    grads = jax.jit(jax.grad(lambda p: table.apply(p, ids).astype(jnp.float32).sum()))(params)
+    found = meta.unbox(grads)["params"]["table"][:, 0]
+    # bfloat16 has eight bits: a sum of ones in it would stay at 256.
+    np.testing.assert_allclose(found, [4095, 0, 1], rtol=2**-8)
