@@ -15,24 +15,15 @@ CUSHION = 96 * 2**20  # bytes
 # What Linux shows of TPUs, of NVIDIA's and AMD's GPUs, and of GPUs under Windows.
 ACCELERATORS = ("/dev/accel*", "/dev/vfio/*", "/dev/nvidia*", "/dev/kfd", "/dev/dxg")
 
-# No CUDA graphs: with cuDNN's attention in one the first step fails ("capturing stream has unjoined
-# work": jax 0.11.2, cuDNN 9.19, H100), and a large step has nothing to gain from them. As an option
-# of one program XLA takes the list and does nothing.
-COMMAND_BUFFER = "--xla_gpu_enable_command_buffer"
-
 
 def tune_process() -> None:
     """Sets what a process must set before its first import of jax.
 
     One arena for malloc: glibc gives threads arenas of their own, whose large blocks are mapped
     afresh each time. And the platform where only the CPU is there: jax would load the TPU's library
-    to see, if it is installed to plan with, and that writes to stderr that it finds no TPU. And no
-    CUDA graphs, unless XLA_FLAGS says which.
+    to see, if it is installed to plan with, and that writes to stderr that it finds no TPU.
     """
     mallopt(ARENA_MAX, 1)
-    flags = os.environ.get("XLA_FLAGS", "")
-    if glob.glob("/dev/nvidia*") and COMMAND_BUFFER not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} {COMMAND_BUFFER}=".lstrip()
     if sys.platform == "linux" and not any(map(glob.glob, ACCELERATORS)):
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
 

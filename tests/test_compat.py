@@ -30,21 +30,3 @@ def test_jaxs_own_variable_goes_before(monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
     monkeypatch.setattr(jax.config, "update", None)
     compat.use_compilation_cache()
-
-
-@pytest.mark.parametrize(
-    ("there", "before", "after"),
-    [
-        (True, "", "--xla_gpu_enable_command_buffer="),
-        (True, "--xla_a=1", "--xla_a=1 --xla_gpu_enable_command_buffer="),
-        (True, "--xla_gpu_enable_command_buffer=FUSION", "--xla_gpu_enable_command_buffer=FUSION"),
-        (False, "", ""),
-    ],
-)
-def test_a_gpu_runs_without_cuda_graphs_unless_told(monkeypatch, there, before, after):
-    monkeypatch.setenv("XLA_FLAGS", before)
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    monkeypatch.setattr(compat.glob, "glob", lambda pattern: ["/dev/nvidia0"] * there)
-    monkeypatch.setattr(compat, "mallopt", lambda *_: None)
-    compat.tune_process()
-    assert compat.os.environ["XLA_FLAGS"] == after
