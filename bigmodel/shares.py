@@ -37,8 +37,24 @@ def joined(x: jax.Array, axis: int = 0) -> jax.Array:
 def each(
     function: Callable[..., Any], axes: tuple[str, ...], in_axes: Any = 0
 ) -> Callable[..., Any]:
-    """`function` of every share, by itself."""
-    return jax.vmap(function, in_axes, spmd_axis_name=axes or None)
+    """`function` of every share by itself, for which the mesh has no other axes than the rest."""
+    if not axes:
+        return jax.vmap(function, in_axes)
+
+    def of_share(*args):
+        rules = nn.get_logical_axis_rules()
+        with nn.logical_axis_rules([(name, without(axes, cut)) for name, cut in rules]):
+            return function(*args)
+
+    return jax.vmap(of_share, in_axes, spmd_axis_name=axes)
+
+
+def without(
+    axes: tuple[str, ...], cut: str | tuple[str, ...] | None
+) -> str | tuple[str, ...] | None:
+    """The mesh axes of a rule that are none of `axes`."""
+    cut = (cut,) if isinstance(cut, str) else cut or ()
+    return tuple(axis for axis in cut if axis not in axes) or None
 
 
 def total(x: jax.Array, dtype: Any) -> jax.Array:

@@ -15,6 +15,7 @@ from bigmodel.plan.requests import Request
 from bigmodel.plan.setups import Setup
 from bigmodel.plan.simulate import ATTENTION_SHARE
 from bigmodel.plan.topology import Topology
+from bigmodel.plan.work import LANES
 from bigmodel.sharding import rules
 
 # Held against compiled programs (experiments/published_steps): bytes of main memory that the other
@@ -78,6 +79,7 @@ def seconds(setup: Setup, where: Topology, host_bytes: float) -> dict[str, float
     # Two products forward, seven backward; a block on the diagonal is computed whole.
     again = fields["remat"] != "none" and "attention" not in fields["remat_save"]
     attention = work.attention * (1 + 3.5 + again) * 1.1
+    attention *= max(1.0, LANES / costs.letters(fields)[-1])
     lost = 1.0 if setup.stages == 1 else setup.ticks / (setup.ticks - setup.stages + 1)
     local = tokens / setup.parts("batch") / setup.parts("length")
     moved = STREAM_BYTES * local * fields["width"] * fields["layers"] / setup.stages
@@ -93,7 +95,7 @@ def seconds(setup: Setup, where: Topology, host_bytes: float) -> dict[str, float
     time = {
         "matrix": tokens * products / devices / speed,
         "attention": tokens * attention / devices / speed / ATTENTION_SHARE,
-        "other": moved / chip.hbm_bandwidth,
+        "other": moved / (chip.hbm_bandwidth * chip.memory_efficiency),
     }
     busy = sum(time.values())
     exposed = EXPOSED * through

@@ -36,6 +36,7 @@ class Clock:
     def __init__(self, whole: Program, net: network.Network, efficiency: float):
         self.whole, self.net, self.work = whole, net, work.Work(whole)
         self.speed = net.chip.peak_flops * efficiency
+        self.memory_speed = net.chip.hbm_bandwidth * net.chip.memory_efficiency
         self.done: dict[str, Spent] = {}
 
     def run(self, body: Computation | None = None) -> Spent:
@@ -92,11 +93,11 @@ class Turn:
         if one.op in work.NOTHING:
             return
         flops, moved = self.work.flops(one), self.work.bytes(one)
-        memory = moved / self.net.chip.hbm_bandwidth
-        attention = work.attention_flops(one) if one.op == "custom-call" else 0.0
+        memory = moved / self.clock.memory_speed
+        attention, wide = work.attention_flops(one) if one.op == "custom-call" else (0.0, 0.0)
         if attention:
             what = "attention"
-            seconds = max(attention / (self.clock.speed * ATTENTION_SHARE), memory)
+            seconds = max(wide / (self.clock.speed * ATTENTION_SHARE), memory)
         elif one.op == "custom-call" and not flops:
             if "tpu_custom_call" not in one.rest and "fmha" not in one.rest:
                 return  # a mark for the compiler
@@ -127,6 +128,9 @@ class Turn:
             self.book(one.name, *self.moved(one, inner, synchronous=False))
             return
         kinds = program.elements(one.type)
+        if one.op == "fusion-start":  # on a stream of its own, but through the same memory
+            self.compute(dataclasses.replace(one, op="fusion", type=kinds[1]))
+            return
         result = kinds[0] if one.op == "copy-start" else kinds[min(1, len(kinds) - 1)]
         held = [array for part in kinds for array in program.arrays(part)]
         if any(array.space == HOST for array in held):
@@ -138,7 +142,7 @@ class Turn:
             number = self.hosts[way].start(self.spent.seconds, seconds)
             self.pending[one.name] = (number, way, None)
         else:
-            seconds = program.size_of(result) / self.net.chip.hbm_bandwidth
+            seconds = program.size_of(result) / self.clock.memory_speed
             self.book(one.name, seconds, ["copies"], "other", None)
 
     def go_on(self, one: Instruction) -> None:

@@ -14,6 +14,7 @@ NOTHING = (
     *("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "iota"),
     *("partition-id", "replica-id", "opt-barrier", "domain"),
 )
+LANES = 128  # of a matrix unit
 # Marks that a kernel's name carries: products and pairs of query and key that it computes.
 PAIRS = re.compile(r"pairs_(\d+)_(\d+)(_fused)?")
 ROWS = re.compile(r"rows_(\d+)")  # of the room for rows of a product those that hold any
@@ -214,16 +215,19 @@ def ragged(one: Instruction) -> tuple[float, float]:
     return 2.0 * there * math.prod(matrices[0].shape[1:]), moved
 
 
-def attention_flops(one: Instruction) -> float:
-    """Of an attention kernel, from the pairs that it says it computes; 0 for another call.
+def attention_flops(one: Instruction) -> tuple[float, float]:
+    """Of an attention kernel, from the pairs that it says it computes: counted, and in time.
+
+    (0, 0) for another call. Heads narrower than the LANES of a matrix unit take as long as those
+    that fill it: by time they count as wide.
 
     Forward two products (scores, values) a pair; backward five where one kernel makes all the
     gradients, else four for keys and values and three for queries, which compute the scores anew.
     """
     if (call := gpus.attention(one)) is not None:
-        return call.flops
+        return call.flops, call.flops * max(1.0, LANES / call.width)
     if "tpu_custom_call" not in one.rest or "splash" not in one.op_name:
-        return 0.0
+        return 0.0, 0.0
     found = PAIRS.search(one.op_name)
     arrays = [array for o in one.operands for array in program.arrays(one.holder.type_of(o))]
     heads = [a.shape for a in arrays if a.dtype in ("bf16", "f32") and len(a.shape) >= 3]
@@ -236,4 +240,5 @@ def attention_flops(one: Instruction) -> float:
         products = 5 if found and found[3] else 4
     else:
         products = 3
-    return 2.0 * products * rows_and_heads * pairs * width
+    flops = 2.0 * products * rows_and_heads * pairs * width
+    return flops, flops * max(1.0, LANES / width)

@@ -84,8 +84,13 @@ def compile_beside(
     batch: dict[str, jax.ShapeDtypeStruct],
     make_state: Callable[[], T],
 ) -> tuple[Compiled, T]:
-    """`compile_step`, and a state that is made meanwhile: both leave Python for most of it."""
-    if jax.process_count() > 1:  # in one order on all of them
+    """`compile_step`, and a state that is made meanwhile: both leave Python for most of it.
+
+    Not on a GPU, whose compiler tries kernels out: a state made between their buffers would lie in
+    the middle of the memory, of which the temporaries want one piece.
+    """
+    on_gpu = recipe.mesh.devices.flat[0].platform == "gpu"
+    if on_gpu or jax.process_count() > 1:  # in one order on all of them
         made_step, state = compile_step(recipe, abstract, batch), make_state()
     else:
         with concurrent.futures.ThreadPoolExecutor(1) as thread:

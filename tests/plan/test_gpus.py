@@ -8,7 +8,7 @@ import pytest
 
 from bigmodel import compat, config, costs, recipe
 from bigmodel.plan import answer as plans
-from bigmodel.plan import compiling, gpus, network, requests, topology, work
+from bigmodel.plan import compiling, gpus, network, requests, simulate, topology, work
 from bigmodel.plan.program import Program
 
 WITH_PLUGIN = pytest.mark.skipif(
@@ -164,6 +164,33 @@ def test_gpus_of_a_host_leave_it_by_as_many_doors():
     assert one_of_each == pytest.approx(size * 3 / 4 / 50e9, rel=0.01)
     assert all_of_them < one_of_each / 4  # there NVLink is the narrower way
     assert net.seconds("all-reduce", size, size, range(32)) > 1.9 * all_of_them
+
+
+COPIED = """%slice (x: f32[4,1048576], i: s32[]) -> f32[1,1048576] {
+  %x = f32[4,1048576]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  ROOT %part = f32[1,1048576]{1,0} dynamic-slice(%x, %i, %i), dynamic_slice_sizes={1,1048576}
+}
+
+ENTRY %main (x: f32[4,1048576], i: s32[]) -> f32[1,1048576] {
+  %x = f32[4,1048576]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %c = ((f32[4,1048576]{1,0}, s32[]), f32[1,1048576]{1,0}, u32[]) fusion-start(%x, %i), \
+kind=kLoop, calls=%slice
+  %y = f32[4,1048576]{1,0} negate(%x)
+  ROOT %d = f32[1,1048576]{1,0} fusion-done(%c)
+}
+"""
+
+
+def test_a_copy_on_a_stream_of_its_own_goes_through_the_memory_that_others_use():
+    net = hosts_of(1, 1)
+    spent = simulate.Clock(Program(COPIED), net, 0.7).run()
+    row = 4 * 2**20
+    moved = 2 * row + 8 * row  # the slice, and the array that is negated
+    reached = net.chip.hbm_bandwidth * net.chip.memory_efficiency
+    assert spent.seconds == pytest.approx(moved / reached + 2 * simulate.START_SECONDS)
+    assert net.chip.memory_efficiency < 1
 
 
 LIBRARY = """ENTRY %main (a: f32[4,8], b: DTYPE[8,16]) -> f32[4,16] {

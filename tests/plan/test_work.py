@@ -223,8 +223,19 @@ def kernel(name, scope):
 )
 def test_an_attention_kernel_multiplies_for_each_pair(name, scope, products, pairs):
     _, one = last(kernel(name, scope))
-    assert work.attention_flops(one) == 2 * products * 4 * 16 * pairs * 128
+    flops = 2 * products * 4 * 16 * pairs * 128
+    assert work.attention_flops(one) == (flops, flops)
     assert programs.spent(kernel(name, scope)).parts["attention"] > 0
+
+
+def test_narrow_heads_take_as_long_as_those_that_fill_a_matrix_unit():
+    wide = kernel("splash_mha_fwd", "pairs_600000_700000")
+    narrow = wide.replace("1024,128]", "1024,64]")
+    _, one = last(narrow)
+    flops, in_time = work.attention_flops(one)
+    assert (2 * flops, in_time) == work.attention_flops(last(wide)[1])
+    seconds = [programs.spent(t, efficiency=0.01).parts["attention"] for t in (narrow, wide)]
+    assert seconds[0] == pytest.approx(seconds[1])
 
 
 RAGGED = (
