@@ -121,7 +121,7 @@ def in_chunks(of_chunk, length, head, hidden, targets, weights) -> tuple[jax.Arr
     loss is a scalar, so all that comes from behind is one factor): nothing is computed twice, and
     what is kept is as large as `hidden` and `head`. Only the loss is differentiable, not the sums.
 
-    Devices add up the head's gradient of their own rows; after the last chunk all are summed.
+    Devices add up the head's gradient of their own tokens; after the last chunk all are summed.
 
     Args:
         of_chunk: (head, hidden, targets, weights) of a chunk -> (loss, sums).
@@ -141,9 +141,9 @@ def in_chunks(of_chunk, length, head, hidden, targets, weights) -> tuple[jax.Arr
 
 
 def in_chunks_forward(of_chunk, length, head, hidden, targets, weights):
-    axes, n = shares.axes_of_rows(hidden.shape[0])
+    own = shares.of(hidden.shape[0], length)
     gradient = jax.value_and_grad(of_chunk, argnums=(0, 1), has_aux=True)
-    gradient = shares.each(gradient, axes, (None, 0, 0, 0))
+    gradient = own.each(gradient, (None, 0, 0, 0))
 
     def step(carry, chunk):
         total, head_grads = carry
@@ -151,12 +151,12 @@ def in_chunks_forward(of_chunk, length, head, hidden, targets, weights):
         total = jax.tree.map(jnp.add, total, value)
         return (total, jax.tree.map(jnp.add, head_grads, head_grad)), hidden_grad
 
-    chunks = [shares.cut(x, n, axis=1) for x in cut(length, hidden, targets, weights)]
+    chunks = [own.cut(x, axis=1) for x in cut(length, hidden, targets, weights)]
     zeros = zeros_of(gradient, head, *(x[0] for x in chunks))[0]
-    head_grads = jax.tree.map(lambda x: jnp.zeros((n, *x.shape), jnp.float32), head)
+    head_grads = jax.tree.map(lambda x: jnp.zeros((own.number, *x.shape), jnp.float32), head)
     (total, head_grads), hidden_grads = jax.lax.scan(step, (zeros, head_grads), chunks)
     head_grads = jax.tree.map(lambda g, x: shares.total(g, x.dtype), head_grads, head)
-    hidden_grads = joined(shares.joined(hidden_grads, axis=1), hidden.shape[1])
+    hidden_grads = joined(own.joined(hidden_grads, axis=1), hidden.shape[1])
     # Summed before any layer's gradient: until then the shares take the room of a head in float32.
     grads = jax.lax.optimization_barrier((head_grads, hidden_grads))
     return jax.tree.map(lambda x: x.sum(0), total), grads

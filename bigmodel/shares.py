@@ -1,4 +1,4 @@
-"""Sums over the rows of a batch, whose devices each add up their own share before all are summed.
+"""Sums over the tokens of a batch, whose devices each add up their own share before all are summed.
 
 Said outright, because a compiler does not find it: it sums a parameter's gradient over the devices
 in every turn of a loop, or in float32 where it goes on in bfloat16.
@@ -6,55 +6,87 @@ in every turn of a loop, or in float32 where it goes on in bfloat16.
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 
-def axes_of_rows(rows: int) -> tuple[tuple[str, ...], int]:
-    """Mesh axes over which the rows of a batch lie, and the number of shares: () and 1 if none.
+class Shares(NamedTuple):
+    """How the tokens [B, T] of a batch lie on the mesh.
 
-    Of the mesh and the rules in whose context it is called.
+    Attributes:
+        axes: of the mesh, over which they are cut; the rows' first.
+        rows: into how many parts B is cut.
+        runs: into how many T is.
     """
-    axes = nn.logical_to_mesh_axes(("batch",))[0] or ()
-    axes = (axes,) if isinstance(axes, str) else tuple(axes)
+
+    axes: tuple[str, ...]
+    rows: int
+    runs: int
+
+    @property
+    def number(self) -> int:
+        return self.rows * self.runs
+
+    def cut(self, x: jax.Array, axis: int = 0) -> jax.Array:
+        """[..., B, T, ...] -> [..., number, B / rows, T / runs, ...]; `axis` is that of B."""
+        B, T = (n // k for n, k in zip(x.shape[axis : axis + 2], self[1:], strict=True))
+        before, after = x.shape[:axis], x.shape[axis + 2 :]
+        x = x.reshape(*before, self.rows, B, self.runs, T, *after)
+        return jnp.moveaxis(x, axis + 2, axis + 1).reshape(*before, self.number, B, T, *after)
+
+    def joined(self, x: jax.Array, axis: int = 0) -> jax.Array:
+        """The inverse of `cut`."""
+        _, B, T = x.shape[axis : axis + 3]
+        before, after = x.shape[:axis], x.shape[axis + 3 :]
+        x = x.reshape(*before, self.rows, self.runs, B, T, *after)
+        x = jnp.moveaxis(x, axis + 1, axis + 2)
+        return x.reshape(*before, self.rows * B, self.runs * T, *after)
+
+    def each(self, function: Callable[..., Any], in_axes: Any = 0) -> Callable[..., Any]:
+        """`function` of every share by itself; within it the mesh has no axes but the rest."""
+        if not self.axes:
+            return jax.vmap(function, in_axes)
+
+        def of_share(*args):
+            rules = [(name, without(self.axes, cut)) for name, cut in nn.get_logical_axis_rules()]
+            with nn.logical_axis_rules(rules):
+                return function(*args)
+
+        return jax.vmap(of_share, in_axes, spmd_axis_name=self.axes)
+
+
+def of(rows: int, length: int, axis: str = "length") -> Shares:
+    """The shares of tokens [rows, length] by mesh and rules, in whose context it is called.
+
+    Args:
+        rows: of the batch.
+        length: of a row.
+        axis: the logical axis of the length: "length", or that of the stream between layers.
+    """
+    rows_over, B = axes_of("batch", rows)
+    length_over, T = axes_of(axis, length)
+    return Shares(rows_over + length_over, B, T)
+
+
+def axes_of(logical: str, size: int) -> tuple[tuple[str, ...], int]:
+    """Mesh axes that cut an axis of that size, and into how many parts: () and 1 if none."""
+    cut = nn.logical_to_mesh_axes((logical,))[0]
     sizes = jax.sharding.get_abstract_mesh().shape
-    shares = math.prod(sizes.get(axis, 1) for axis in axes)
-    return (axes, shares) if shares > 1 and rows % shares == 0 else ((), 1)
+    axes = tuple(axis for axis in as_tuple(cut) if sizes.get(axis, 1) > 1)
+    parts = math.prod(sizes[axis] for axis in axes)
+    return (axes, parts) if size % parts == 0 else ((), 1)
 
 
-def cut(x: jax.Array, shares: int, axis: int = 0) -> jax.Array:
-    """[..., B, ...] -> [..., shares, B / shares, ...]"""
-    return x.reshape(*x.shape[:axis], shares, -1, *x.shape[axis + 1 :])
-
-
-def joined(x: jax.Array, axis: int = 0) -> jax.Array:
-    """The inverse of `cut`."""
-    return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
-
-
-def each(
-    function: Callable[..., Any], axes: tuple[str, ...], in_axes: Any = 0
-) -> Callable[..., Any]:
-    """`function` of every share by itself, for which the mesh has no other axes than the rest."""
-    if not axes:
-        return jax.vmap(function, in_axes)
-
-    def of_share(*args):
-        rules = nn.get_logical_axis_rules()
-        with nn.logical_axis_rules([(name, without(axes, cut)) for name, cut in rules]):
-            return function(*args)
-
-    return jax.vmap(of_share, in_axes, spmd_axis_name=axes)
-
-
-def without(
-    axes: tuple[str, ...], cut: str | tuple[str, ...] | None
-) -> str | tuple[str, ...] | None:
+def without(axes: tuple[str, ...], cut: str | tuple[str, ...] | None) -> tuple[str, ...] | None:
     """The mesh axes of a rule that are none of `axes`."""
-    cut = (cut,) if isinstance(cut, str) else cut or ()
-    return tuple(axis for axis in cut if axis not in axes) or None
+    return tuple(axis for axis in as_tuple(cut) if axis not in axes) or None
+
+
+def as_tuple(cut: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (cut,) if isinstance(cut, str) else tuple(cut or ())
 
 
 def total(x: jax.Array, dtype: Any) -> jax.Array:

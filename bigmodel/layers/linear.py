@@ -170,12 +170,14 @@ def looked_up(rows: int, table: jax.Array, ids: jax.Array) -> jax.Array:
 
 def looked_up_backward(rows: int, kept: tuple[jax.Array, jax.Array], grad: jax.Array):
     (ids, zero), shape = kept, (rows, grad.shape[-1])
-    axes, n = shares.axes_of_rows(ids.shape[0] if ids.ndim > 1 else 1)
 
     def of_share(ids, grad):
         return jnp.zeros(shape, jnp.float32).at[ids].add(grad.astype(jnp.float32))
 
-    summed = shares.each(of_share, axes)(shares.cut(ids, n), shares.cut(grad, n))
+    if ids.ndim == 1:  # positions, which are the same for all rows
+        return of_share(ids, grad).astype(zero.dtype), None
+    own = shares.of(ids.shape[0], ids.shape[1], "residual_length")
+    summed = own.each(of_share)(own.cut(ids), own.cut(grad))
     return shares.total(summed, zero.dtype), None
 
 
