@@ -58,16 +58,10 @@ class Shares(NamedTuple):
         return jax.vmap(of_share, in_axes, spmd_axis_name=self.axes)
 
 
-def of(rows: int, length: int, axis: str = "length") -> Shares:
-    """The shares of tokens [rows, length] by mesh and rules, in whose context it is called.
-
-    Args:
-        rows: of the batch.
-        length: of a row.
-        axis: the logical axis of the length: "length", or that of the stream between layers.
-    """
+def of(rows: int, length: int) -> Shares:
+    """The shares of tokens [rows, length] by mesh and rules, in whose context it is called."""
     rows_over, B = axes_of("batch", rows)
-    length_over, T = axes_of(axis, length)
+    length_over, T = axes_of("length", length)
     return Shares(rows_over + length_over, B, T)
 
 

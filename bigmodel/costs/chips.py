@@ -55,11 +55,11 @@ CHIPS = (
     #    name          pattern                  FLOP/s    bytes        bytes/s   network  efficiency
     Chip("TPU v2",     r"tpu v2",               22.5e12,  8 * GIB,     350e9),
     Chip("TPU v3",     r"tpu v3",               61.5e12,  16 * GIB,    450e9),
-    Chip("TPU v4",     r"tpu v4(?! ?(lite|i))", 275e12,   30.75 * GIB, 1.23e12,  *ICI_V4, 0.822),
+    Chip("TPU v4",     r"tpu v4(?! ?(lite|i))", 275e12,   30.75 * GIB, 1.23e12,  *ICI_V4, 0.760),
     Chip("TPU v5e",    r"v5 ?(lite|e)",         197e12,   15.75 * GIB, 820e9,    *ICI_V4, 0.944),
     Chip("TPU v5p",    r"tpu v5",               459e12,   95.7 * GIB,  2.77e12,  *ICI_V5P, 0.998),
     Chip("TPU v6e",    r"v6 ?(lite|e)",         918e12,   31.24 * GIB, 1.64e12,  *ICI_V6, 0.724),
-    Chip("TPU7x",      r"tpu ?v?7",             1.15e15,  94.7 * GIB,  3.69e12,  *ICI_V6, 0.727),
+    Chip("TPU7x",      r"tpu ?v?7",             1.15e15,  94.7 * GIB,  3.69e12,  *ICI_V6, 0.726),
     Chip("A100 40GB",  r"a100.*40gb",           312e12,   40 * GIB,    1.555e12),
     Chip("A100 PCIe",  r"a100.*pcie",           312e12,   80 * GIB,    1.935e12),
     Chip("A100",       r"a100",                 312e12,   80 * GIB,    2.039e12, *A100),

@@ -156,11 +156,11 @@ class Table(nn.Module):
         table = self.param("table", init, (self.rows, self.width), self.param_dtype)
         # A lookup in a table that is cut along its width, for a batch that is cut over the same
         # devices, makes the partitioner replicate everything.
-        return looked_up(self.rows, gathered(table.astype(self.dtype), self.axes), ids)
+        return looked_up(self.rows, self.axes, gathered(table.astype(self.dtype), self.axes), ids)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def looked_up(rows: int, table: jax.Array, ids: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def looked_up(rows: int, axes: tuple[str, str], table: jax.Array, ids: jax.Array) -> jax.Array:
     """table[ids]; the gradient of a row, a sum over all places that read it, is made in float32.
 
     In bfloat16 a sum of some hundred terms stands still, and the commonest token has thousands.
@@ -168,20 +168,24 @@ def looked_up(rows: int, table: jax.Array, ids: jax.Array) -> jax.Array:
     return jnp.take(table, ids, axis=0)
 
 
-def looked_up_backward(rows: int, kept: tuple[jax.Array, jax.Array], grad: jax.Array):
-    (ids, zero), shape = kept, (rows, grad.shape[-1])
+def looked_up_forward(rows, axes, table, ids):
+    return looked_up(rows, axes, table, ids), (ids, jnp.zeros((), table.dtype))
+
+
+def looked_up_backward(rows, axes, kept, grad):
+    ids, zero = kept
 
     def of_share(ids, grad):
-        return jnp.zeros(shape, jnp.float32).at[ids].add(grad.astype(jnp.float32))
+        summed = (
+            jnp.zeros((rows, grad.shape[-1]), jnp.float32).at[ids].add(grad.astype(jnp.float32))
+        )
+        return nn.with_logical_constraint(summed, axes)
 
     if ids.ndim == 1:  # positions, which are the same for all rows
         return of_share(ids, grad).astype(zero.dtype), None
-    own = shares.of(ids.shape[0], ids.shape[1], "residual_length")
+    own = shares.of(ids.shape[0], ids.shape[1])
     summed = own.each(of_share)(own.cut(ids), own.cut(grad))
     return shares.total(summed, zero.dtype), None
 
 
-looked_up.defvjp(
-    lambda rows, table, ids: (looked_up(rows, table, ids), (ids, jnp.zeros((), table.dtype))),
-    looked_up_backward,
-)
+looked_up.defvjp(looked_up_forward, looked_up_backward)
