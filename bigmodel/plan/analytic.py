@@ -8,6 +8,7 @@ largest of three moments: a layer's gradient, the loss, and the update of the pa
 import math
 from typing import NamedTuple
 
+from bigmodel import objectives
 from bigmodel.optimizers import matrices
 from bigmodel.plan import activations, setups, tensors
 from bigmodel.plan.setups import BYTES, Setup
@@ -63,7 +64,7 @@ class Held(NamedTuple):
         through: what a loop over the parts of a batch has made once for all of them.
         table: a head or an embedding table, counted, its width brought together.
         alone: of `stacks`, what is of a stack of one layer: no loop has its gradient before.
-        head: the head's gradient while layers have theirs, counted.
+        zeros: of the embedding table's gradient in float32, made before the layers' turn.
     """
 
     stacks: float
@@ -72,7 +73,7 @@ class Held(NamedTuple):
     through: float
     table: float
     alone: float
-    head: float
+    zeros: float
 
 
 def held(setup: Setup) -> Held:
@@ -88,14 +89,13 @@ def held(setup: Setup) -> Held:
         through += copies if cut_up(setup) else 0.0
     if activations.once(setup):
         copies = 0.0  # they are among what is kept
-    # Where slices sum gradients over the slower network, they begin as soon as there is one.
-    cut = setups.on_device(setup, table, 1)
-    head = (whole + cut) / 2 if setup.slices > 1 else whole
+    # Seen so: where a turn of the loop is large, the compiler fills them early.
+    zeros = 4 * whole if fields["experts"] or len(fields["pattern"]) > 1 else 0.0
     alone = 0.0
     for stack, layers, _ in tensors.stacks(fields):
         if layers * setup.ticks == 1:
             alone += sum(n for path, n in parts.items() if path.startswith(f"{stack}/"))
-    return Held(stacks, sum(parts.values()) - stacks, copies, through, whole, alone, head)
+    return Held(stacks, sum(parts.values()) - stacks, copies, through, whole, alone, zeros)
 
 
 def cut_up(setup: Setup) -> bool:
@@ -110,10 +110,10 @@ def gradients_of(setup: Setup, numbers: float, *, now: bool = True) -> float:
 
 
 def of_layer(setup: Setup, here: Held, kept: float) -> float:
-    """Bytes while a layer's gradient is computed; the head's is there, whole, in float32."""
+    """Bytes while a layer's gradient is computed; the head's is there, cut."""
     work = activations.working(setup)
     gradients = gradients_of(setup, here.stacks - here.alone + here.others)
-    total = kept + here.copies + here.through + work + gradients + 4 * here.head
+    total = kept + here.copies + here.through + work + gradients + here.zeros
     if setup.stages > 1:  # a tick's gradients beside their sum, and what moves on or waits
         total += gradients_of(setup, here.stacks) / (1 if setup.accumulate == 1 else 2)
         total += 2 * setup.flights * activations.sizes(setup).stream
@@ -127,11 +127,21 @@ def of_loss(setup: Setup, here: Held, kept: activations.Kept) -> float:
     size, a = activations.sizes(setup), BYTES[setup.fields["dtype"]]
     total = kept.device + kept.loose + here.copies + (a * here.stacks if cut_up(setup) else 0.0)
     total += gradients_of(setup, here.stacks, now=False) + gradients_of(setup, here.others)
-    # The table for the lookup and the head; hidden vectors and their gradients, cut in chunks.
+    # The table for the lookup and the head, whose gradient is in float32; the logits of a chunk;
+    # hidden vectors and their gradients, cut in chunks.
     streams = setup.flights * size.stream
+    total += 4 * logits(setup)
     if setup.stages > 1:  # the hidden vectors of all microbatches, after the table for the lookup
-        return total + max((4 + 2 * a) * here.table + 2 * streams, 4 * here.table + 5 * streams)
-    return total + (4 + 2 * a) * here.table + 5 * streams
+        return total + max((4 + a) * here.table + 2 * streams, 2 * here.table + 5 * streams)
+    return total + (4 + (1.5 if setup.fields["tied"] else 2) * a) * here.table + 5 * streams
+
+
+def logits(setup: Setup) -> float:
+    """Of a chunk of the loss, those that a device has."""
+    rows = setup.batch // (setup.parts("batch") * setup.accumulate)
+    length, V = setup.length // setup.parts("residual_length"), setup.fields["vocab"]
+    chunk = objectives.chunk_length(rows, length, V, objectives.LOGITS)
+    return rows * chunk * setup.local(V, "vocab")
 
 
 def of_update(setup: Setup, here: Held) -> float:
