@@ -50,9 +50,9 @@ test-layouts: install
 test-tpu: install
 	$(BIN)/python -m pytest -m "tpu or not tpu" tests/sharding/test_programs.py
 
-# Plans compiled for TPUs that are not here: budgets, mis-shardings, refusals; a quarter of an hour.
+# Plans that `make test` leaves out: budgets, mis-shardings, refactors, refusals; five minutes.
 test-plan: install
-	$(BIN)/python -m pytest -m "tpu or not tpu" tests/plan
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m tpu tests/plan
 
 smoke: install
 	$(BIN)/python -m pytest -m smoke

@@ -158,8 +158,9 @@ def kernels_gathered_in_float32():
 
 
 def gradients_scattered_by_the_update_alone():
-    def backward(axes, _, grad):
-        return (nn.with_logical_constraint(grad, (None,) * grad.ndim),)
+    def backward(axes, _, grad):  # but of a head or a table, which is summed as soon as it is there
+        where = axes if "vocab" in axes else (None,) * grad.ndim
+        return (nn.with_logical_constraint(grad, where),)
 
     linear.gathered.defvjp(lambda kernel, axes: (linear.gathered(kernel, axes), None), backward)
 
