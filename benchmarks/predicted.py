@@ -67,6 +67,7 @@ def main() -> None:
             continue
         row = json.loads(done.stdout.splitlines()[-1])
         row |= planned(name, given.topology)
+        failed += "plan_error" in row
         with open(given.out / "rows.jsonl", "a") as file:
             print(json.dumps(row | {"setting": name}), file=file)
         print(name, json.dumps(row), flush=True)

@@ -18,32 +18,32 @@ class Shares(NamedTuple):
 
     Attributes:
         axes: of the mesh, over which they are cut; the rows' first.
-        rows: into how many parts B is cut.
-        runs: into how many T is.
+        row_parts: into how many B is cut.
+        length_parts: into how many T is.
     """
 
     axes: tuple[str, ...]
-    rows: int
-    runs: int
+    row_parts: int
+    length_parts: int
 
     @property
     def number(self) -> int:
-        return self.rows * self.runs
+        return self.row_parts * self.length_parts
 
     def cut(self, x: jax.Array, axis: int = 0) -> jax.Array:
-        """[..., B, T, ...] -> [..., number, B / rows, T / runs, ...]; `axis` is that of B."""
-        B, T = (n // k for n, k in zip(x.shape[axis : axis + 2], self[1:], strict=True))
+        """[..., B, T, ...], B at `axis` -> [..., number, B / row_parts, T / length_parts, ...]"""
+        B, T = x.shape[axis] // self.row_parts, x.shape[axis + 1] // self.length_parts
         before, after = x.shape[:axis], x.shape[axis + 2 :]
-        x = x.reshape(*before, self.rows, B, self.runs, T, *after)
+        x = x.reshape(*before, self.row_parts, B, self.length_parts, T, *after)
         return jnp.moveaxis(x, axis + 2, axis + 1).reshape(*before, self.number, B, T, *after)
 
     def joined(self, x: jax.Array, axis: int = 0) -> jax.Array:
         """The inverse of `cut`."""
         _, B, T = x.shape[axis : axis + 3]
         before, after = x.shape[:axis], x.shape[axis + 3 :]
-        x = x.reshape(*before, self.rows, self.runs, B, T, *after)
+        x = x.reshape(*before, self.row_parts, self.length_parts, B, T, *after)
         x = jnp.moveaxis(x, axis + 1, axis + 2)
-        return x.reshape(*before, self.rows * B, self.runs * T, *after)
+        return x.reshape(*before, self.row_parts * B, self.length_parts * T, *after)
 
     def each(self, function: Callable[..., Any], in_axes: Any = 0) -> Callable[..., Any]:
         """`function` of every share by itself; within it the mesh has no axes but the rest."""
@@ -60,9 +60,9 @@ class Shares(NamedTuple):
 
 def of(rows: int, length: int) -> Shares:
     """The shares of tokens [rows, length] by mesh and rules, in whose context it is called."""
-    rows_over, B = axes_of("batch", rows)
-    length_over, T = axes_of("length", length)
-    return Shares(rows_over + length_over, B, T)
+    rows_over, row_parts = axes_of("batch", rows)
+    length_over, length_parts = axes_of("length", length)
+    return Shares(rows_over + length_over, row_parts, length_parts)
 
 
 def axes_of(logical: str, size: int) -> tuple[tuple[str, ...], int]:
@@ -85,5 +85,5 @@ def as_tuple(cut: str | tuple[str, ...] | None) -> tuple[str, ...]:
 
 def total(x: jax.Array, dtype: Any) -> jax.Array:
     """[shares, ...] -> [...]: the sum over shares, sent in `dtype`."""
-    x = x.astype(dtype)
+    x = x.astype(dtype)  # not x.sum(0), which sums and sends bfloat16 in float32
     return jax.lax.reduce(x, x.dtype.type(0), jax.lax.add, (0,))

@@ -43,7 +43,8 @@ class Chip:
 # host's memory. ICI: the data sheets' bandwidth of a chip over its links and two ways.
 ICI_V4, ICI_V5P, ICI_V6 = (45e9, 6.25e9, 15e9), (90e9, 6.25e9, 15e9), (90e9, 6.25e9, 64e9)
 # GPUs: also efficiency, and what is reached of main memory: an H100 copies at 2.95 TB/s and goes
-# element by element at 1.9 to 3.1 (benchmarks/predicted.py). In a TPU's calibration that is held.
+# element by element at 1.9 to 3.1 (benchmarks/predicted.py; of the others it is assumed). A TPU's
+# efficiency was fitted with 1.0 there.
 A100, HOPPER, B200 = (
     (300e9, 25e9, 25e9, 0.75, 0.85),
     (450e9, 50e9, 55e9, 0.7, 0.85),

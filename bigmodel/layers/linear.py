@@ -77,7 +77,7 @@ def whole(axes: tuple[str, ...]) -> tuple[str | None, ...]:
 
 
 def gathered_backward(axes: tuple[str, ...], _: None, grad: jax.Array) -> tuple[jax.Array]:
-    if "vocab" not in axes:  # of a head or a table `shares.total` says when it is summed
+    if "vocab" not in axes:  # of a head or an embedding `shares.total` says when
         grad = nn.with_logical_constraint(grad, whole(axes))
     return (nn.with_logical_constraint(grad, axes),)
 
@@ -132,7 +132,7 @@ def flat_einsum(equation: str, x: jax.Array, kernel: jax.Array, **options) -> ja
 
 
 class Table(nn.Module):
-    """Rows of a table by index: table[ids].  int [...] -> [..., D]
+    """Rows of a table by index: table[ids].  int [B, T] -> [B, T, D]
 
     Attributes:
         rows: V, the number of rows.
@@ -161,9 +161,10 @@ class Table(nn.Module):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def looked_up(rows: int, axes: tuple[str, str], table: jax.Array, ids: jax.Array) -> jax.Array:
-    """table[ids]; the gradient of a row, a sum over all places that read it, is made in float32.
+    """table[ids]; the gradient of a row, a sum over all places of a share, is made in float32.
 
-    In bfloat16 a sum of some hundred terms stands still, and the commonest token has thousands.
+    Over devices it is summed in the table's dtype. In bfloat16 a sum of some hundred terms stands
+    still, and the commonest token has thousands.
     """
     return jnp.take(table, ids, axis=0)
 
@@ -181,8 +182,6 @@ def looked_up_backward(rows, axes, kept, grad):
         )
         return nn.with_logical_constraint(summed, axes)
 
-    if ids.ndim == 1:  # positions, which are the same for all rows
-        return of_share(ids, grad).astype(zero.dtype), None
     own = shares.of(ids.shape[0], ids.shape[1])
     summed = own.each(of_share)(own.cut(ids), own.cut(grad))
     return shares.total(summed, zero.dtype), None

@@ -127,12 +127,13 @@ def of_loss(setup: Setup, here: Held, kept: activations.Kept) -> float:
     size, a = activations.sizes(setup), BYTES[setup.fields["dtype"]]
     total = kept.device + kept.loose + here.copies + (a * here.stacks if cut_up(setup) else 0.0)
     total += gradients_of(setup, here.stacks, now=False) + gradients_of(setup, here.others)
-    # The table for the lookup and the head, whose gradient is in float32; the logits of a chunk;
+    # The table for the lookup and the head (if tied, part of one: fitted), whose gradient is in
+    # float32; the logits of a chunk;
     # hidden vectors and their gradients, cut in chunks.
     streams = setup.flights * size.stream
     total += 4 * logits(setup)
     if setup.stages > 1:  # the hidden vectors of all microbatches, after the table for the lookup
-        return total + max((4 + a) * here.table + 2 * streams, 2 * here.table + 5 * streams)
+        return total + max((4 + a) * here.table + 2 * streams, a * here.table + 5 * streams)
     return total + (4 + (1.5 if setup.fields["tied"] else 2) * a) * here.table + 5 * streams
 
 
@@ -141,6 +142,7 @@ def logits(setup: Setup) -> float:
     rows = setup.batch // (setup.parts("batch") * setup.accumulate)
     length, V = setup.length // setup.parts("residual_length"), setup.fields["vocab"]
     chunk = objectives.chunk_length(rows, length, V, objectives.LOGITS)
+    chunk *= setup.parts("residual_length") // setup.parts("length")  # the loss has it whole
     return rows * chunk * setup.local(V, "vocab")
 
 

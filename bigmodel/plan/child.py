@@ -15,9 +15,7 @@ import threading
 import time
 from typing import Any
 
-PACKAGES = (
-    *("jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin", "flax", "optax"),
-)
+PACKAGES = ("jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin", "flax", "optax")
 MISSING = re.compile(r"libtpu|No module named|Unable to load|not found", re.IGNORECASE)
 
 

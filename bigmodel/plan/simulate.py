@@ -128,9 +128,6 @@ class Turn:
             self.book(one.name, *self.moved(one, inner, synchronous=False))
             return
         kinds = program.elements(one.type)
-        if one.op == "fusion-start":  # on a stream of its own, but through the same memory
-            self.compute(dataclasses.replace(one, op="fusion", type=kinds[1]))
-            return
         result = kinds[0] if one.op == "copy-start" else kinds[min(1, len(kinds) - 1)]
         held = [array for part in kinds for array in program.arrays(part)]
         if any(array.space == HOST for array in held):
@@ -141,6 +138,8 @@ class Turn:
             way = "to host" if to_host else "from host"
             number = self.hosts[way].start(self.spent.seconds, seconds)
             self.pending[one.name] = (number, way, None)
+        elif one.op == "fusion-start":  # on a stream of its own, but through the same memory
+            self.compute(dataclasses.replace(one, op="fusion", type=result))
         else:
             seconds = program.size_of(result) / self.clock.memory_speed
             self.book(one.name, seconds, ["copies"], "other", None)

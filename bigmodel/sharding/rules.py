@@ -10,6 +10,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from bigmodel import config, trees
+from bigmodel.shares import as_tuple
 
 Rules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
@@ -104,10 +105,6 @@ def table(name: str, extra: Sequence[tuple], mesh_axes: Sequence[str]) -> Rules:
                     f"{', '.join(mesh_axes)}.{config.nearest(mesh_axis, mesh_axes)}"
                 )
     return tuple(rows.items())
-
-
-def as_tuple(cut: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    return () if cut is None else (cut,) if isinstance(cut, str) else tuple(cut)
 
 
 def axes_of(boxed: Any) -> Any:

@@ -89,15 +89,15 @@ def compile_beside(
     Not on a GPU, whose compiler tries kernels out: a state made between their buffers would lie in
     the middle of the memory, of which the temporaries want one piece.
     """
-    on_gpu = recipe.mesh.devices.flat[0].platform == "gpu"
-    if on_gpu or jax.process_count() > 1:  # in one order on all of them
+    platform = recipe.mesh.devices.flat[0].platform
+    if platform == "gpu" or jax.process_count() > 1:  # processes: in one order on all of them
         made_step, state = compile_step(recipe, abstract, batch), make_state()
     else:
         with concurrent.futures.ThreadPoolExecutor(1) as thread:
             made = thread.submit(make_state)
             made_step = compile_step(recipe, abstract, batch)
             state = made.result()
-    if recipe.mesh.devices.flat[0].platform == "cpu":
+    if platform == "cpu":
         compat.keep_pages()
         made_step = made_step._replace(run=one_at_a_time(made_step.program), ahead=0)
     return made_step, state
