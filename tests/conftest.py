@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 
 DEVICES = "--xla_force_host_platform_device_count"
 
@@ -13,6 +14,10 @@ if DEVICES not in os.environ.get("XLA_FLAGS", ""):  # set before jax is imported
 
 # What runs prepare and compile is kept between tests, and out of the user's own cache.
 os.environ.setdefault("BIGMODEL_CACHE", os.path.abspath(".pytest_cache/bigmodel"))
+
+# A shell that runs the tests in the background lets them, and what they start, ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter):
