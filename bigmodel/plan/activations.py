@@ -97,9 +97,8 @@ def expert_rows(setup: Setup, tokens: int) -> float:
     fields = setup.fields
     E, k, n = fields["experts"], fields["experts_per_token"], setup.parts("experts")
     if fields["expert_capacity"]:
-        length = setup.local(setup.length, "length")
-        room = min(length, math.ceil(fields["expert_capacity"] * length * k / E))
-        return E * room * tokens / length
+        room = math.ceil(fields["expert_capacity"] * setup.length * k / E)  # of a whole row
+        return E * min(room, setup.local(setup.length, "length")) * setup.rows
     # Without a limit there is room for all tokens of all devices that share the experts.
     return tokens * k if n == 1 else n * tokens * min(k, E // n)
 
@@ -205,7 +204,8 @@ def once(setup: Setup) -> bool:
 def unlooped(setup: Setup) -> float:
     """Bytes that a layer outside of a loop keeps: the compiler merges what would be recomputed."""
     size = sizes(setup)
-    return 3 * size.hidden + 4 * size.stream + 2 * size.query + 2 * size.key
+    streams = 4 * size.stream + (2 * size.gathered if size.gathered > size.stream else 0)
+    return 3 * size.hidden + streams + 2 * size.query + 2 * size.key
 
 
 def working(setup: Setup) -> float:
@@ -219,11 +219,12 @@ def working(setup: Setup) -> float:
     lanes = size.scores * setups.LANES  # the kernel gives one number in each lane
     streams = 3 * size.stream
     if size.gathered > size.stream:
-        streams = 2 * size.stream + 3 * size.gathered
+        streams = 2 * size.stream + (3.5 if period == 1 else 3) * size.gathered
     heads = 3.5 * (size.query + size.key)
     if fields["kv_rank"]:
         heads = 2 * size.query + 2 * size.value
     dense = (4 if fields["feedforward"] in counts.GATED else 2) * size.hidden
+    dense *= HIDDEN_COPIED.get(setup.kind, 1.0)
     waiting = lanes
     if period > 1:  # layers of a pattern are in one body of the loop, and overlap
         dense, waiting = 1.1 * dense, lanes / 2
@@ -235,6 +236,9 @@ def working(setup: Setup) -> float:
     return LOST * max(of_feedforward, of_attention)
 
 
+# Of chips, by what their compilers were seen to hold.
+RAGGED_IN_FLOAT32 = ("v4",)  # what comes out of ragged products
+HIDDEN_COPIED = {"tpu7x": 1.4}  # the hidden layer's gradient once more, transposed
 LOST = 1.05  # what a heap of so many sizes loses between them
 
 
@@ -242,11 +246,15 @@ def sparse(setup: Setup, size: Sizes) -> float:
     """Bytes that the gradient of a layer's experts takes besides."""
     if not size.slots:
         return 0.0
-    result = 4.0 / size.itemsize * size.gathered
+    wide = 4.0 / size.itemsize
+    result = wide * size.gathered
     if setup.fields["expert_capacity"]:
         return result + 2 * size.slots + 3 * size.slots_hidden + size.experts
-    rows = max(4 * size.slots + 3 * size.slots_hidden, 5 * size.slots)
-    return result + rows + size.experts
+    rows, kernels = max(4 * size.slots + 3 * size.slots_hidden, 5 * size.slots), size.experts
+    if setup.kind in RAGGED_IN_FLOAT32:
+        rows = max(4 * size.slots + 5 * size.slots_hidden, 7 * size.slots)
+        kernels *= wide
+    return result + rows + kernels
 
 
 def arriving(setup: Setup) -> float:
@@ -255,4 +263,4 @@ def arriving(setup: Setup) -> float:
         return 0.0
     size, period = sizes(setup), len(setup.fields["pattern"])
     overlapping = 3 * (size.hidden + period * size.stream) if period > 1 else 0.0
-    return size.gathered + 0.15 * working(setup) + 1.15 * overlapping
+    return size.gathered + (0.15 * working(setup) if period > 1 else 0.0) + 1.15 * overlapping

@@ -134,7 +134,7 @@ def of_loss(setup: Setup, here: Held, kept: activations.Kept) -> float:
     total += 4 * logits(setup)
     if setup.stages > 1:  # the hidden vectors of all microbatches, after the table for the lookup
         return total + max((4 + a) * here.table + 2 * streams, a * here.table + 5 * streams)
-    return total + (4 + (1.5 if setup.fields["tied"] else 2) * a) * here.table + 5 * streams
+    return total + (4 + (1.5 if setup.fields["tied"] else 1.7) * a) * here.table + 5 * streams
 
 
 def logits(setup: Setup) -> float:

@@ -43,7 +43,7 @@ def of(request: Request) -> Estimate:
     values, where = request.loaded.config, request.topology
     mesh = sizes_of(values.mesh.to_dict(), where.devices)
     table = rules.table(values.rules, values.extra_rules, tuple(mesh))
-    return estimate(setups.of(values, mesh, dict(table)), where)
+    return estimate(setups.of(values, mesh, dict(table), where.kind), where)
 
 
 def sizes_of(wanted: Mapping[str, int], devices: int) -> dict[str, int]:
@@ -208,7 +208,9 @@ def admissible(setup: Setup, fits: tuple[tensors.Tensor, ...] | None = None) -> 
         taken: set[str] = set()
         for size, axis in zip(tensor.shape, tensor.axes, strict=True):
             cut = setup.rules[axis]
-            if size % math.prod(mesh[name] for name in cut) or taken.intersection(cut):
+            kept = setup.rules.get(f"{rules.OF_STATE}{axis}", cut)  # how the optimizer has it
+            pieces = (math.prod(mesh[name] for name in names) for names in (cut, kept))
+            if any(size % n for n in pieces) or taken.intersection(cut):
                 return False
             taken.update(name for name in cut)
     H, K = fields["heads"], fields["kv_heads"] or fields["heads"]

@@ -166,7 +166,8 @@ def layouts(
     for mesh in all_meshes(values, where):
         for name in tables_for(mesh):
             table = tables.table(name, values.extra_rules, tuple(mesh))
-            base = setups.of(values, mesh, dict(table))._replace(slices=where.slices)
+            base = setups.of(values, mesh, dict(table), where.kind)
+            base = base._replace(slices=where.slices)
             for parts in sorted(accumulated):
                 setup = base._replace(accumulate=parts)
                 if mesh["stage"] > 1:  # microbatches do what parts would
@@ -294,7 +295,8 @@ def scaling(request: Request, plan_: Mapping[str, Any]) -> list[dict[str, Any]]:
         mesh = plan_["mesh"] | {axis: int(size)}
         wider = scaled(where, factor)
         table = tables.table(values.rules, values.extra_rules, tuple(mesh))
-        setup = setups.of(values, mesh, dict(table))._replace(batch=int(batch), slices=wider.slices)
+        setup = setups.of(values, mesh, dict(table), wider.kind)
+        setup = setup._replace(batch=int(batch), slices=wider.slices)
         seconds = estimate.estimate(setup, wider).step_seconds * plan_["step_seconds"] / here
         rate = plan_["tokens_per_second"] * factor * plan_["step_seconds"] / seconds
         mfu = plan_["mfu"] and plan_["mfu"] * plan_["step_seconds"] / seconds

@@ -28,6 +28,7 @@ class Setup(NamedTuple):
         optimizer: the section of the config.
         ema: whether an average of the parameters is kept.
         slices: parts of the mesh joined by DCN.
+        kind: of the chips, such as "v5p".
     """
 
     fields: Mapping[str, Any]
@@ -42,6 +43,7 @@ class Setup(NamedTuple):
     optimizer: Mapping[str, Any]
     ema: bool
     slices: int
+    kind: str
 
     def parts(self, *axes: str) -> int:
         """Into how many parts the mesh cuts what lies along these logical axes."""
@@ -73,13 +75,14 @@ class Setup(NamedTuple):
         return max(1, self.batch // (self.parts("batch") * self.accumulate * self.flights))
 
 
-def of(values: Any, mesh: Mapping[str, int], rules: Mapping[str, Any]) -> Setup:
+def of(values: Any, mesh: Mapping[str, int], rules: Mapping[str, Any], kind: str) -> Setup:
     """What of a resolved config counts here, on a mesh of these sizes.
 
     Args:
         values: `recipe.resolve`'s config.
         mesh: size of each axis.
         rules: logical axis -> mesh axes, as `sharding.rules.table` gives them.
+        kind: of the chips.
     """
     fields = values.model.to_dict()
     return Setup(
@@ -95,6 +98,7 @@ def of(values: Any, mesh: Mapping[str, int], rules: Mapping[str, Any]) -> Setup:
         optimizer=values.optimizer.to_dict(),
         ema=bool(values.ema),
         slices=values.mesh_slices,
+        kind=kind,
     )
 
 

@@ -16,8 +16,8 @@ def lead(plan: plan_facts.Plan) -> str:
     return (
         f"For {plan_facts.OBJECTIVES[search['objective']][1]}: "
         f"{units.times(search['admissible'], 'layout')} admissible, "
-        f"{units.count(search['considered'])} considered in "
-        f"{units.seconds(search['analytic_seconds'])}"
+        f"{units.count(search['considered'])} of them fit by the estimate "
+        f"({units.seconds(search['analytic_seconds'])})"
         + ("" if search["complete"] else ", then cut short")
         + f". All of these: {', '.join(common) or 'nothing'}. The line is the limit of "
         f"{units.size(plan['hbm_limit_bytes'])}. Equal ranks (=) are ties: predictions within "

@@ -58,12 +58,12 @@ def ranking(plan: plan_facts.Plan) -> str:
         [
             *wrapped(
                 f"Search for {goal}: {units.times(search['admissible'], 'layout')} admissible, "
-                f"{units.count(search['considered'])} considered in "
-                f"{units.seconds(search['analytic_seconds'])}, {units.count(compiled)} compiled"
+                f"{units.count(search['considered'])} of them fit by the estimate "
+                f"({units.seconds(search['analytic_seconds'])}), {units.count(compiled)} compiled"
                 + ("" if search["complete"] else "; cut short")
             ),
             *wrapped(
-                f"All of them: {', '.join(common)}; {units.size(plan['hbm_limit_bytes'])} of HBM"
+                f"All of these: {', '.join([*common, units.size(plan['hbm_limit_bytes'])])} of HBM"
             ),
             *columns(table, left=(2, 3), bends=3),
             *([f"and {units.count(more)} more"] if more > 0 else []),

@@ -23,7 +23,7 @@ def setup(spec="llama.py:8b", mesh=(), **overrides):
     mesh = dict.fromkeys(loaded.config.mesh, 1) | dict(mesh)
     values = loaded.config
     table = rules.table(values.rules, values.extra_rules, tuple(mesh))
-    return setups.of(values, mesh, dict(table))
+    return setups.of(values, mesh, dict(table), "v5p")
 
 
 def memory(spec="llama.py:8b", mesh=(("fsdp", 16),), **overrides):
@@ -69,7 +69,7 @@ def test_a_state_takes_what_its_arrays_take(fields):
         if leaf.ndim
     )
     values = recipe.config
-    found = analytic.memory(setups.of(values, dict(recipe.mesh.shape), dict(recipe.rules)))
+    found = analytic.memory(setups.of(values, dict(recipe.mesh.shape), dict(recipe.rules), "cpu"))
     batch = 24 * values.batch * values.data.length / recipe.mesh.size * recipe.mesh.shape["tensor"]
     state = found.parameters + found.optimizer + found.other - batch
     assert state == pytest.approx(whole, rel=0.02)

@@ -56,6 +56,17 @@ def test_what_a_run_refuses_the_search_leaves_out(seed):
         assert mesh in taken
 
 
+def test_what_an_optimizer_cannot_cut_the_search_leaves_out():
+    """A width of 60 goes over 4 devices, but under "zero1" the optimizer's over 8."""
+    loaded = recipes.resolve(
+        config.load(TINY % "llama", {"batch": 8, "model.width": 60, "model.head_dim": 16})
+    )
+    every = [dict(change) for _, change, _ in search.layouts(loaded.config, EIGHT)]
+    wide = [change["rules"] for change in every if change["mesh.data"] * change["mesh.fsdp"] == 8]
+    assert "fsdp_tensor" in wide
+    assert "zero1" not in wide
+
+
 def test_fewest_chips_come_first(monkeypatch):
     monkeypatch.setattr(search, "REMATS", search.REMATS[-3:-2])
     ranked, *_ = search.rank(request("llama.py:1b", "v5e:4x4", batch=64), "chips")
