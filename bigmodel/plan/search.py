@@ -31,8 +31,8 @@ REMATS = (
     ("names", (), ("input", "query", "key", "value")),
     ("names", (), ("input",)),
 )
-SHOWN, ALIKE = 40, 3  # rows besides those compiled; of one mesh, or of one remat and so on
-PARTS = (1, 2, 4, 8, 16, 32)  # a batch comes apart in
+SHOWN, ALIKE = 40, 2  # rows besides those compiled; of one mesh, or of one remat and so on
+PARTS = 32  # that a batch comes apart in, at most
 
 
 class Layout(NamedTuple):
@@ -162,20 +162,21 @@ def layouts(
     values: Any, where: Topology
 ) -> Iterator[tuple[dict[str, int], tuple[tuple[str, Any], ...], Setup]]:
     """Every admissible mesh x table of rules x parts of a batch x remat policy."""
-    platform, accumulated = where.platform, {*PARTS, values.accumulate}
     for mesh in all_meshes(values, where):
         for name in tables_for(mesh):
             table = tables.table(name, values.extra_rules, tuple(mesh))
             base = setups.of(values, mesh, dict(table), where.kind)
             base = base._replace(slices=where.slices)
-            for parts in sorted(accumulated):
+            rows = values.batch // base.parts("batch")
+            most = max(PARTS, values.accumulate)
+            for parts in (n for n in divisors(rows) if n <= most):
                 setup = base._replace(accumulate=parts)
                 if mesh["stage"] > 1:  # microbatches do what parts would
                     setup = base._replace(accumulate=1, microbatches=parts * mesh["stage"])
                 if not estimate.admissible(setup):
                     continue
                 for remat, save, offload in REMATS:
-                    if offload and platform != "tpu":
+                    if offload and where.platform != "tpu":
                         continue
                     fields = {"remat": remat, "remat_save": save, "remat_offload": offload}
                     change = (
