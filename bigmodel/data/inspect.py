@@ -1,5 +1,7 @@
 """What a data set looks like, as text: sizes, lengths of documents, packing, examples."""
 
+from typing import Any
+
 import numpy as np
 
 from bigmodel.data import text
@@ -21,6 +23,18 @@ def describe(rows: text.Rows | text.Mixture, *, examples: int = 3, characters: i
         share = f", {rows.weights[number] / total:.1%} of the rows" if len(rows.parts) > 1 else ""
         blocks += [_sizes(part, share), _lengths(part), _examples(part, examples, characters)]
     return "\n\n".join(blocks)
+
+
+def describe_arrays(rows: Any) -> str:
+    """What rows of no text are: a line for each part; shape, dtype and range of their arrays."""
+    sample = rows.take(np.unique(np.linspace(0, len(rows) - 1, 64).astype(np.int64)))
+    lines = [part.describe() for part in rows.parts]
+    for name, array in sample.items():
+        low, high = array.min(), array.max()
+        lines.append(
+            f"  {name:<16}{array.dtype!s:<9}{list(array.shape[1:])!s:<18}{low:g} to {high:g}"
+        )
+    return "\n".join(lines)
 
 
 def _sizes(rows: text.Rows, share: str) -> str:

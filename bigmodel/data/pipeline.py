@@ -28,10 +28,21 @@ class Rows(Protocol):
     def fingerprint(self) -> str:
         """Hash of every row's content."""
 
+    @property
+    def bytes_per_target(self) -> float:
+        """UTF-8 bytes of text for each target; 0 where targets are no text."""
+
+    def describe(self) -> str:
+        """One line of what they are."""
+
     def __len__(self) -> int: ...
 
-    def take(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """[b] indices -> name -> [b, ...]."""
+    def take(self, indices: np.ndarray, epochs: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """[b] indices -> name -> [b, ...].
+
+        What is random in a row is drawn by the row and the number of its epoch [b], another in
+        the next; None: nothing is, as in evaluation.
+        """
 
 
 class Batches:
@@ -71,7 +82,8 @@ class Batches:
         real = places < len(self.rows) if not self.repeat else np.ones(len(places), bool)
         # The order is asked place by place: Grain's public interface has no other.
         chosen = np.array([self._order[int(place)] for place in places[real]], np.int64)
-        batch = self.rows.take(chosen if len(chosen) else np.zeros(1, np.int64))
+        chosen = chosen.reshape(-1, 2) if len(chosen) else np.zeros((1, 2), np.int64)
+        batch = self.rows.take(chosen[:, 0], chosen[:, 1] if self.repeat else None)
         if not real.all():
             batch = {name: _padded(array, real) for name, array in batch.items()}
         return {**batch, "rows": number.astype(np.int32)}
@@ -87,8 +99,8 @@ class Batches:
         }
 
     @functools.cached_property
-    def _order(self) -> Sequence[int]:
-        """Place in the stream -> row. Grain is imported here: 0.6 s that a compile can hide."""
+    def _order(self) -> Sequence[tuple[int, int]]:
+        """Place in the stream -> (row, epoch). Grain is imported here: 0.6 s a compile can hide."""
         import grain
 
         parts = self.rows.parts if self.repeat else (self.rows,)
@@ -97,7 +109,9 @@ class Batches:
             stream = grain.MapDataset.range(start, start + len(part))
             if self.shuffle:
                 stream = stream.shuffle(seed=_seed(self.seed, number))
-            streams.append(stream.repeat() if self.repeat else stream)
+            stream = stream.repeat() if self.repeat else stream
+            # Of a mixture each part has epochs of its own.
+            streams.append(stream.map_with_index(functools.partial(_with_epoch, len(part))))
             start += len(part)
         return streams[0] if len(streams) == 1 else grain.MapDataset.mix(streams, self.rows.weights)
 
@@ -196,6 +210,10 @@ def _padded(array: np.ndarray, real: np.ndarray) -> np.ndarray:
     out = np.zeros((len(real), *array.shape[1:]), array.dtype)
     out[real] = array[: real.sum()]
     return out
+
+
+def _with_epoch(rows: int, place: int, row: int) -> tuple[int, int]:
+    return row, place // rows
 
 
 def _seed(seed: int, part: int) -> int:

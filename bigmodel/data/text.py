@@ -43,8 +43,8 @@ class Rows:
         """Row `index`: tokens, targets, weights, segments, positions, each [T]."""
         return {name: array[0] for name, array in self.take(np.array([index])).items()}
 
-    def take(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """[b] indices -> the rows as arrays [b, T]."""
+    def take(self, indices: np.ndarray, epochs: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """[b] indices -> the rows as arrays [b, T]; they are the same in every epoch."""
         indices = np.asarray(indices, np.int64)
         if len(indices) and not -1 < indices.min() <= indices.max() < len(self):
             raise IndexError(f"rows {indices.min()} to {indices.max()} of {len(self)}")
@@ -61,6 +61,13 @@ class Rows:
     @property
     def parts(self) -> tuple["Rows", ...]:
         return (self,)
+
+    def describe(self) -> str:
+        """One line of what they are."""
+        return (
+            f"{self.source} {self.split}: {self.documents:,} documents, {self.bytes:,} bytes, "
+            f"{self.tokens:,} tokens, {len(self):,} rows"
+        )
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -84,6 +91,11 @@ class Rows:
     @property
     def documents(self) -> int:
         return self.cache.documents
+
+    @property
+    def bytes_per_target(self) -> float:
+        """UTF-8 bytes of text for each target, to tell bits per byte."""
+        return self.bytes / self.tokens
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -113,14 +125,15 @@ class Mixture:
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         return {name: array[0] for name, array in self.take(np.array([index])).items()}
 
-    def take(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+    def take(self, indices: np.ndarray, epochs: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """[b] indices -> the rows as arrays [b, T]."""
         ends = np.cumsum([len(part) for part in self.parts])
         which = np.searchsorted(ends, indices, "right")
         out: dict[str, np.ndarray] = {}
         for number in np.unique(which):
             part, chosen = self.parts[number], which == number
-            rows = part.take(indices[chosen] - (ends[number] - len(part)))
+            of_part = None if epochs is None else epochs[chosen]
+            rows = part.take(indices[chosen] - (ends[number] - len(part)), of_part)
             for name, array in rows.items():
                 if name not in out:
                     out[name] = np.zeros((len(indices), *array.shape[1:]), array.dtype)
@@ -147,6 +160,10 @@ class Mixture:
     def documents(self) -> int:
         return sum(part.documents for part in self.parts)
 
+    @property
+    def bytes_per_target(self) -> float:
+        return self.bytes / self.tokens
+
     @functools.cached_property
     def fingerprint(self) -> str:
         known = [[part.fingerprint for part in self.parts], self.weights]
@@ -154,12 +171,12 @@ class Mixture:
 
 
 def open_rows(
-    source: str,
+    source: str = "python_stdlib",
     *,
-    split: str,
-    tokenizer: str | tokenizers.Tokenizer,
-    length: int,
-    packing: str,
+    split: str = "train",
+    tokenizer: str | tokenizers.Tokenizer = "bytes",
+    length: int = 256,
+    packing: str = "concat",
     mixture: Mapping[str, float] | None = None,
     normalize: str = "NFC",
     deduplicate: bool = True,
@@ -208,6 +225,14 @@ def open_rows(
                 "Leave a source out to have none of it."
             )
     return Mixture(tuple(map(one, mixture)), tuple(map(float, mixture.values())))
+
+
+def row_shapes(fields: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Arrays of a row: name -> (shape, dtype)."""
+    whole = dict.fromkeys(("tokens", "targets", "segments", "positions"), "int32")
+    return {
+        name: ((fields["length"],), of) for name, of in (whole | {"weights": "float32"}).items()
+    }
 
 
 def _plan(tokens: cache.Cache, length: int, name: str) -> packing.Plan:

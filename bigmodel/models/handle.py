@@ -5,10 +5,19 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 Params = Any
 Batch = dict[str, jax.Array]
 Outputs = dict[str, Any]
+
+
+def no_tokens(*_: Any) -> Any:
+    raise TypeError("this model gives no tokens: it has no head, and no cache to decode with")
+
+
+def one_token() -> Batch:
+    return {"tokens": jnp.zeros((1, 1), jnp.int32)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +33,14 @@ class Model:
             gathered as it wants them: once, where `unembed` runs many times.
         unembed: (head or params, hidden [..., D]) -> logits float32 [..., V].
         new_cache: (params, batch, length) -> an empty cache for `length` tokens a row.
+        example: a batch of one short row, enough to make parameters.
+
+    A model that gives no tokens has none of the three before the last.
     """
 
     init: Callable[[jax.Array, Batch], Params]
     apply: Callable[..., Outputs]
-    head: Callable[[Params], Params]
-    unembed: Callable[[Params, jax.Array], jax.Array]
-    new_cache: Callable[[Params, Batch, int], Any]
+    head: Callable[[Params], Params] = no_tokens
+    unembed: Callable[[Params, jax.Array], jax.Array] = no_tokens
+    new_cache: Callable[[Params, Batch, int], Any] = no_tokens
+    example: Batch = dataclasses.field(default_factory=one_token, compare=False)

@@ -32,10 +32,10 @@ def lower(recipe: recipes.Recipe, task: str, prompt: int) -> tuple[jax.stages.Lo
     state = states.abstract(recipe)
     with meshes.use(recipe.mesh, recipe.rules):
         if task == "train":
-            traced = compiled.trace(recipe, state, batch_of(recipe))
+            traced = compiled.trace(recipe, state, recipes.batch_spec(recipe))
         elif task == "evaluate":
             step: Any = make_eval_step(recipe)
-            traced = step.trace(state.params, placed(recipe, batch_of(recipe)))
+            traced = step.trace(state.params, placed(recipe, recipes.batch_spec(recipe)))
         else:
             traced = trace_decoding(recipe, state.params, task, prompt)
         return traced.lower(), about(recipe, state, traced)
@@ -71,17 +71,6 @@ def sharding_of(recipe: recipes.Recipe, state: states.TrainState) -> dict[str, A
             "bytes_per_device": int(np.prod(local)) * leaf.dtype.itemsize,
         }
     return found
-
-
-def batch_of(recipe: recipes.Recipe) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a batch of the config's length, as packed text gives them."""
-    B, T = recipe.batch, recipe.config.data.length
-    shapes = {
-        name: jax.ShapeDtypeStruct((B, T), jnp.int32)
-        for name in ("tokens", "targets", "segments", "positions")
-    }
-    shapes["weights"] = jax.ShapeDtypeStruct((B, T), jnp.float32)
-    return shapes | {"rows": jax.ShapeDtypeStruct((B,), jnp.int32)}
 
 
 def placed(recipe: recipes.Recipe, batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from bigmodel.recipe.defaults import default_config
 from bigmodel.recipe.rows import (
     Evaluation,
     Progress,
+    batch_spec,
     check_vocabulary,
     evaluation,
     evaluations,
@@ -13,6 +14,7 @@ from bigmodel.recipe.rows import (
     open_small_rows,
     prepare_data,
     preparing,
+    tokenizer_fingerprint,
     train_batches,
     train_tokenizer,
 )
@@ -22,6 +24,7 @@ __all__ = [
     "Evaluation",
     "Progress",
     "Recipe",
+    "batch_spec",
     "check_vocabulary",
     "default_config",
     "evaluation",
@@ -34,6 +37,7 @@ __all__ = [
     "prepare_data",
     "preparing",
     "resolve",
+    "tokenizer_fingerprint",
     "train_batches",
     "train_tokenizer",
 ]

@@ -15,7 +15,7 @@ from bigmodel.data import tokenizers
 from bigmodel.layers import linear
 from bigmodel.models.handle import Model
 from bigmodel.objectives import Objective
-from bigmodel.recipe import checks, defaults, entries
+from bigmodel.recipe import checks, defaults, entries, model_checks
 from bigmodel.recipe import layout as layouts
 from bigmodel.sharding import experts, kernels, rules, splash
 from bigmodel.sharding.pipeline import Pipeline
@@ -40,7 +40,7 @@ class Recipe:
         rules: logical axis -> mesh axes.
         pipeline: what runs the layers in stages, where the mesh has some.
         boxed_params: abstract parameters in boxes that name their axes.
-        example: an abstract-shaped batch of one short row, enough to make parameters.
+        example: a batch of one short row, enough to make parameters.
         fields: the model's, as its builder got them.
     """
 
@@ -67,7 +67,22 @@ class Recipe:
 
     @functools.cached_property
     def tokenizer(self) -> tokenizers.Tokenizer:
+        """Of the data. Raises InputError where that has none: no text goes in or comes out."""
+        if "tokenizer" not in self.config.data:
+            raise config.InputError(
+                f"data.kind = {self.config.data.kind!r} has no tokenizer, and the run no text."
+            )
         return tokenizers.load(self.config.data.tokenizer)
+
+    @property
+    def unit(self) -> str:
+        """What a batch is counted in: "tokens", or "examples" of rows that have no length."""
+        return "tokens" if "length" in self.config.data else "examples"
+
+    @property
+    def units(self) -> int:
+        """Of a batch."""
+        return self.batch * row_length(self.config)
 
     @property
     def layer_order(self) -> np.ndarray | None:
@@ -95,7 +110,7 @@ def resolve(loaded: config.Loaded | Any) -> config.Loaded:
     tables = defaults.builders(loaded.extensions)
     against_schema(values, loaded.extensions)
     for section, table in tables.items():
-        if section == "source":
+        if section in ("source", "data"):
             continue
         name = values[section].name
         checks.known(f"{section}.name", name, table)
@@ -107,7 +122,8 @@ def resolve(loaded: config.Loaded | Any) -> config.Loaded:
                 if field in values[section] and not callable(value):
                     values[section][field] = value
     checks.values(config.flat(values))
-    entries.mixture(values.data.mixture)
+    if "mixture" in values.data:
+        entries.mixture(values.data.mixture)
     entries.compiler(values.compiler)
     entries.prices(values.prices)
     for name, entry in values.evals.items():
@@ -133,7 +149,10 @@ def against_schema(values: Any, extensions: Mapping) -> None:
             )
         config.fit(values[name].name, str, f"{name}.name")
     complete = defaults.default_config(
-        values.model.name, objective=values.objective.name, extensions=extensions
+        values.model.name,
+        objective=values.objective.name,
+        data=kind_of_data(values),
+        extensions=extensions,
     )
     same_fields("the config", values, complete, "Start from bigmodel.default_config().")
     for name, section in complete.items():
@@ -145,6 +164,16 @@ def against_schema(values: Any, extensions: Mapping) -> None:
         # A builder's own fields may be None, and are held against the builder.
         for field in BESIDES.get(name, section):
             config.fit(values[name][field], kind(section[field]), f"{name}.{field}")
+
+
+def kind_of_data(values: Any) -> str:
+    """The kind that a config's section `data` says."""
+    section = values.data if "data" in values else None
+    if not isinstance(section, defaults.ConfigDict) or "kind" not in section:
+        raise config.InputError(
+            "data: must be a section with a kind; start from bigmodel.default_config()."
+        )
+    return config.fit(section.kind, str, "data.kind")
 
 
 def same_fields(where: str, found: Any, wanted: Any, cure: str) -> None:
@@ -186,21 +215,25 @@ def make(loaded: config.Loaded | Any, devices: Sequence[jax.Device] | None = Non
     layout = layouts.make(values, devices)
     mesh, table = layout.mesh, layout.rules
     model, fields = make_model(values, tables["model"], loaded.extensions, layout)
-    example = {"tokens": jnp.zeros((1, 1), jnp.int32)}
-    boxed = jax.eval_shape(model.init, jax.random.key(0), example)
+    boxed = jax.eval_shape(model.init, jax.random.key(0), model.example)
     rules.shardings(boxed, table, mesh)  # refuses what the mesh does not divide
 
     objective_builder = tables["objective"][values.objective.name]
     terms = config.resolve(values.objective, objective_builder, "objective")
     if terms.get("chunk") == 0 and "vocab" in fields:
         rows = values.batch // (layout.batch_parts * values.accumulate)  # of one device, as length
-        length = values.data.length // layout.length_parts
+        length = row_length(values) // layout.length_parts
         on_cpu = mesh.devices.flat[0].platform == "cpu"
         most = objectives.LOGITS_ON_CPU if on_cpu else objectives.LOGITS
         chunk = objectives.chunk_length(rows, length, fields["vocab"], most)
         terms["chunk"] = layout.length_parts * chunk
     objective = objective_builder(model, **terms)
-    objective = layouts.ordered(objective, layout, fields, values.data.length)
+    if values.accumulate > 1 and getattr(objective_builder, "whole_batch", False):
+        raise config.InputError(
+            f"accumulate = {values.accumulate}: the objective {values.objective.name!r} is about "
+            "all rows of a batch together, which parts cannot be; allowed is 1."
+        )
+    objective = layouts.ordered(objective, layout, fields, row_length(values))
     schedule_builder = tables["schedule"][values.schedule.name]
     schedule = schedule_builder(
         values.steps, **config.resolve(values.schedule, schedule_builder, "schedule")
@@ -229,9 +262,14 @@ def make(loaded: config.Loaded | Any, devices: Sequence[jax.Device] | None = Non
         rules=table,
         pipeline=layout.pipeline,
         boxed_params=boxed,
-        example=example,
+        example=model.example,
         fields=fields,
     )
+
+
+def row_length(values: Any) -> int:
+    """Tokens of a row; 1 where the data has no such length."""
+    return values.data.length if "length" in values.data else 1
 
 
 def make_model(
@@ -246,19 +284,24 @@ def make_model(
     if name in extensions.get("model", {}):
         return table[name](**fields), fields
     module, builder = models.FAMILIES[name]
-    checks.decoder(fields, length=values.data.length)
+    model_checks.model(name, fields, length=row_length(values))
     mesh, pipeline = layout.mesh, layout.pipeline
-    blocks = {name: size for name, size in values.compiler.items() if name in splash.BLOCKS}
-    attend = kernels.make_attention(fields["attention"], mesh, layout.rules, fields, blocks)
     on_cpu = mesh.devices.flat[0].platform == "cpu"
-    # Measured: docs/performance.md. A length cut over the mesh cannot be merged with the batch.
-    einsum = linear.flat_einsum if on_cpu and layout.length_parts == 1 else jnp.einsum
+    bound: dict[str, Any] = {}
+    if "attention" in fields:
+        blocks = {name: n for name, n in values.compiler.items() if name in splash.BLOCKS}
+        given = (fields["attention"], mesh, layout.rules, fields, blocks)
+        bound["attend"] = kernels.make_attention(*given)
+        # Measured: docs/performance.md. A length cut over the mesh is not merged with the batch.
+        cut = on_cpu and layout.length_parts == 1
+        bound["einsum"] = linear.flat_einsum if cut else jnp.einsum
+    if "expert_capacity" in fields:
+        capacity = fields["expert_capacity"]
+        bound["compute_experts"] = experts.make(mesh, layout.rules, capacity=capacity)
     chosen: dict[str, Any] = {"scan": not on_cpu} if fields.get("scan") is None else {}
     if pipeline:
         sizes = dict(stages=pipeline.stages, microbatches=pipeline.microbatches)
-        checks.pipeline(fields, **sizes, repeats=pipeline.repeats)
+        model_checks.pipeline(fields, **sizes, repeats=pipeline.repeats)
         remat = tuple(fields[name] for name in ("remat", "remat_save", "remat_offload"))
         chosen = {"scan": True, "run": dataclasses.replace(pipeline, remat=remat)}
-    compute_experts = experts.make(mesh, layout.rules, capacity=fields["expert_capacity"])
-    bound = dict(attend=attend, einsum=einsum, compute_experts=compute_experts)
     return builder(**bound, **fields | chosen), fields

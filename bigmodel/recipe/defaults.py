@@ -6,31 +6,18 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from bigmodel import config, models, objectives, optimizers
+from bigmodel.data import kinds
 from bigmodel.recipe import checks
 from bigmodel.sharding import mesh
 
 Extensions = Mapping[str, Mapping[str, Callable]]
-
-DATA = {
-    "source": "python_stdlib",
-    "mixture": {},  # name -> {"source": ..., "weight": ...}, instead of `source`
-    "split": "train",
-    "field": "text",  # of an example that holds several
-    "tokenizer": "bytes",
-    "length": 256,
-    "packing": "concat",
-    "shuffle": True,
-    "normalize": "NFC",
-    "deduplicate": True,
-    "cache_dir": "",  # of prepared tokens; "": $BIGMODEL_CACHE or ~/.cache/bigmodel/tokens
-    "workers": 0,  # processes that prepare; 0: one a core
-}
 
 
 def default_config(
     model: str = "decoder",
     *,
     objective: str = "next_token",
+    data: str = "text",
     extensions: Extensions | None = None,
 ) -> ConfigDict:
     """A locked config with every field at its default.
@@ -41,12 +28,14 @@ def default_config(
     Args:
         model: a family of models.FAMILIES, or of the extensions.
         objective: a name of objectives.OBJECTIVES, or of the extensions.
+        data: a kind of data.kinds.KINDS, or of the extensions.
         extensions: the config file's own builders, {"optimizer": {"mine": make_mine}}.
     """
     extensions = extensions or {}
     tables = builders(extensions)
     checks.known("model", model, tables["model"])
     checks.known("objective", objective, tables["objective"])
+    checks.known("data", data, tables["data"])
     fields = {
         "seed": 0,
         "steps": 1000,
@@ -56,7 +45,7 @@ def default_config(
         "nonfinite": "stop",  # what a NaN or inf in loss or gradient does: "stop", or "skip" it
         "model": {"name": model} | of_builder(tables["model"][model]),
         "objective": {"name": objective} | of_builder(tables["objective"][objective]),
-        "data": DATA,
+        "data": {"kind": data, "shuffle": True} | of_opener(tables["data"][data]),
         # offload: between steps the optimizer's state is in the host's memory
         "optimizer": {"name": "adamw", "clip": 1.0, "offload": False}
         | of_table(tables["optimizer"]),
@@ -81,7 +70,8 @@ def default_config(
         "init_from": "",
     }
     section = ConfigDict(fields, allow_dotted_keys=True).lock()
-    for open_dict in (section.evals, section.compiler, section.prices, section.data.mixture):
+    mixtures = [section.data.mixture] if "mixture" in section.data else []
+    for open_dict in (section.evals, section.compiler, section.prices, *mixtures):
         open_dict.unlock()
     return section
 
@@ -91,6 +81,7 @@ def builders(extensions: Extensions) -> dict[str, dict[str, Callable]]:
     own: dict[str, dict[str, Callable]] = {
         "model": {name: schema for name, (schema, _) in models.FAMILIES.items()},
         "objective": objectives.OBJECTIVES,
+        "data": kinds.KINDS,
         "optimizer": optimizers.OPTIMIZERS,
         "schedule": optimizers.SCHEDULES,
         "source": {},
@@ -107,6 +98,12 @@ def of_builder(builder: Callable) -> dict[str, Any]:
         if not callable(default):
             fields[name] = placeholder(kind) if default in (None, config.REQUIRED) else default
     return fields
+
+
+def of_opener(opener: Callable) -> dict[str, Any]:
+    """The fields of what opens rows, and their defaults; a mixture's entries are open."""
+    found = kinds.fields(opener)
+    return found | ({"mixture": {}} if "mixture" in found else {})
 
 
 def of_table(table: Mapping[str, Callable]) -> dict[str, Any]:

@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
+
 from bigmodel import config
-from bigmodel.data import cache, pipeline, sources, text, tokenizers
-from bigmodel.recipe import build, entries
+from bigmodel.data import cache, kinds, pipeline, sources, text, tokenizers
+from bigmodel.recipe import build, defaults, entries
 
 Progress = cache.Progress
 SECONDS_BETWEEN_LINES = 5.0
@@ -39,23 +41,34 @@ class Evaluation:
 
 
 def open_rows(loaded: config.Loaded, source: str, split: str, progress: Progress | None = None):
-    """The rows of a split of a source (or of the config's mixture, for source "")."""
+    """The rows of a split of a source (or of what the config says, for source "")."""
     data = loaded.config.data
-    return text.open_rows(
-        source or data.source,
-        split=split,
-        tokenizer=data.tokenizer,
-        length=data.length,
-        packing=data.packing,
-        mixture=None if source else entries.mixture(data.mixture) or None,
-        normalize=data.normalize,
-        deduplicate=data.deduplicate,
-        field=data.field,
-        cache_dir=data.cache_dir,
-        workers=data.workers,
-        progress=progress,
-        extensions=loaded.extensions.get("source"),
-    )
+    opener = defaults.builders(loaded.extensions)["data"][data.kind]
+    given = {name: data[name] for name in kinds.fields(opener)}
+    if "mixture" in given:
+        given["mixture"] = None if source else entries.mixture(data.mixture) or None
+    given |= {"source": source or data.source, "split": split}
+    own = loaded.extensions.get("source")
+    runtime = dict(seed=loaded.config.seed, progress=progress, extensions=own)
+    return kinds.open_rows(opener, given, **runtime)
+
+
+def batch_spec(recipe: "build.Recipe") -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape [B, ...] and dtype of every array of a batch; the data is read only if it must be."""
+    data = recipe.config.data
+    if data.kind not in kinds.SHAPES:
+        return train_batches(recipe).spec
+    row = kinds.SHAPES[data.kind]({name: data[name] for name in data})
+    row = row | {"rows": ((), "int32")}
+    return {
+        name: jax.ShapeDtypeStruct((recipe.batch, *shape), dtype)
+        for name, (shape, dtype) in row.items()
+    }
+
+
+def tokenizer_fingerprint(recipe: "build.Recipe") -> str:
+    """Of the tokenizer, or "" where the data has none."""
+    return recipe.tokenizer.fingerprint if "tokenizer" in recipe.config.data else ""
 
 
 def open_small_rows(
@@ -68,6 +81,8 @@ def open_small_rows(
 ) -> text.Rows | None:
     """`open_rows`, or None: more tokens, not prepared and long to prepare, or no such split."""
     data = loaded.config.data
+    if data.kind != "text":
+        return None
     try:
         own = loaded.extensions.get("source")
         found = sources.find(source, split, field=data.field, extensions=own)
@@ -111,7 +126,7 @@ def evaluation(
     at_a_time = recipe.batch // recipe.accumulate  # what fits in training fits here
     batches = pipeline.Batches(rows, at_a_time, shuffle=False, repeat=False)
     chosen = spread(len(batches), recipe.accumulate, fields["batches"])
-    return Evaluation(name, batches, fields["every"], chosen, rows.bytes / rows.tokens)
+    return Evaluation(name, batches, fields["every"], chosen, rows.bytes_per_target)
 
 
 def spread(batches: int, parts: int, most: int) -> list[int]:
@@ -128,6 +143,8 @@ def spread(batches: int, parts: int, most: int) -> list[int]:
 
 def check_vocabulary(recipe: "build.Recipe") -> None:
     """Every token must have a row in the embedding table; to be asked before any is made."""
+    if "tokenizer" not in recipe.config.data:
+        return
     size = recipe.tokenizer.size
     if recipe.fields.get("vocab", size) < size:
         raise config.InputError(
@@ -137,7 +154,7 @@ def check_vocabulary(recipe: "build.Recipe") -> None:
 
 
 def prepare_data(loaded: config.Loaded, progress: Progress | None = None) -> str:
-    """Builds the token caches of a config's splits, and says what they hold."""
+    """Builds the caches of a config's splits, and says what they hold."""
     loaded = build.resolve(loaded)
     splits = [("", loaded.config.data.split)]
     for name, entry in loaded.config.evals.items():
@@ -145,11 +162,7 @@ def prepare_data(loaded: config.Loaded, progress: Progress | None = None) -> str
         splits.append((fields["source"], fields["split"]))
     lines = []
     for source, split in dict.fromkeys(splits):
-        lines += [
-            f"{part.source} {split}: {part.documents:,} documents, {part.bytes:,} bytes, "
-            f"{part.tokens:,} tokens, {len(part):,} rows"
-            for part in open_rows(loaded, source, split, progress).parts
-        ]
+        lines += [part.describe() for part in open_rows(loaded, source, split, progress).parts]
     return "\n".join(dict.fromkeys(lines))
 
 
@@ -174,7 +187,10 @@ def inspect_data(loaded: config.Loaded, progress: Progress | None = None) -> str
     loaded = build.resolve(loaded)
     from bigmodel.data import inspect
 
-    return inspect.describe(open_rows(loaded, "", loaded.config.data.split, progress))
+    rows = open_rows(loaded, "", loaded.config.data.split, progress)
+    if loaded.config.data.kind == "text":
+        return inspect.describe(rows)
+    return inspect.describe_arrays(rows)
 
 
 def train_tokenizer(
@@ -193,6 +209,10 @@ def train_tokenizer(
 
     loaded = build.resolve(loaded)
     data = loaded.config.data
+    if data.kind != "text":
+        raise config.InputError(
+            f"data.kind = {data.kind!r}: a tokenizer is trained on 'text'; take a config of that."
+        )
     training.train_on(
         data.source,
         out,

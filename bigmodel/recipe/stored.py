@@ -37,8 +37,13 @@ def make_stored(loaded: config.Loaded) -> build.Recipe:
 def completed(stored: ConfigDict, extensions: defaults.Extensions) -> ConfigDict:
     """A config with the fields that came after it, at their defaults; unlocked."""
     values = stored.copy_and_resolve_references().unlock()
+    if "kind" not in values.data:
+        values.data.kind = "text"
     complete = defaults.default_config(
-        values.model.name, objective=values.objective.name, extensions=extensions
+        values.model.name,
+        objective=values.objective.name,
+        data=values.data.kind,
+        extensions=extensions,
     )
     for name, section in complete.items():
         if name not in values:

@@ -70,8 +70,8 @@ def figures(
 ) -> dict[str, Any]:
     """What was measured, and what follows from it."""
     median = statistics.median(seconds)
-    tokens = recipe.batch * recipe.config.data.length
-    flops = {name: n * tokens for name, n in meter.flops_per_token(recipe).items()}
+    units, unit = recipe.units, recipe.unit
+    flops = {name: n * units for name, n in meter.flops_per_token(recipe).items()}
     devices = recipe.mesh.devices
     peak = costs.peak_flops(devices.flat[0].device_kind)
     if peak is None and devices.flat[0].platform == "cpu":
@@ -88,14 +88,15 @@ def figures(
         "devices": int(devices.size),
         "mesh": {axis: size for axis, size in recipe.mesh.shape.items() if size > 1},
         "parameters": parameters,
-        "tokens_per_step": tokens,
+        "unit": unit,
+        f"{unit}_per_step": units,
         "trace_seconds": step.trace_seconds,
         "compile_seconds": step.compile_seconds,
         "steps": len(seconds),
         "step_seconds": median,
         "step_seconds_min": min(seconds),
         "step_seconds_max": max(seconds),
-        "tokens_per_second": tokens / median,
+        f"{unit}_per_second": units / median,
         "flops_convention": "causal" if flops else None,
         **counted,
         "peak_flops_per_second": peak * devices.size if peak else None,
@@ -109,7 +110,7 @@ def figures(
 def table(found: dict[str, Any]) -> str:
     """The figures for a person."""
     mesh = " x ".join(f"{axis} {size}" for axis, size in found["mesh"].items()) or "one device"
-    peak = found["peak_flops_per_second"]
+    peak, unit = found["peak_flops_per_second"], found["unit"]
     of = "this machine's own float32 matrix product" if "cpu" in found["device"].lower() else "peak"
     work = share = "unknown model"
     if flops := found["model_flops_per_step"]:
@@ -127,8 +128,8 @@ def table(found: dict[str, Any]) -> str:
         "compile": f"{found['compile_seconds']:.2f} s",
         "step": f"{found['step_seconds'] * 1e3:.1f} ms median of {found['steps']} "
         f"({found['step_seconds_min'] * 1e3:.1f} to {found['step_seconds_max'] * 1e3:.1f})",
-        "tokens": f"{found['tokens_per_second']:,.0f} per second, "
-        f"{found['tokens_per_step']:,} a step",
+        unit: f"{found[f'{unit}_per_second']:,.0f} per second, "
+        f"{found[f'{unit}_per_step']:,} a step",
         "model FLOPs": work,
         "utilization": share,
         "memory": f"{found['memory_bytes'] / 2**20:,.1f} MiB a device, as compiled",

@@ -106,7 +106,7 @@ def prepare(
     show = progress.print if jax.process_index() == 0 else lambda text: None
     recipes.check_vocabulary(recipe)
     before = checkpoints.metadata()
-    facts = workdir.facts(recipe.loaded, recipe.tokenizer.fingerprint)
+    facts = workdir.facts(recipe.loaded, recipes.tokenizer_fingerprint(recipe))
     workdir.check_resume(before, facts, str(folder))  # what is cheap to tell, before any data
     processes.one_first(lambda: recipes.prepare_data(recipe.loaded, recipes.preparing(show)))
     batches = recipes.train_batches(recipe)

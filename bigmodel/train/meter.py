@@ -20,7 +20,7 @@ class Meter:
 
     def __init__(self, recipe: recipes.Recipe):
         devices = recipe.mesh.devices
-        self.tokens_per_step = recipe.batch * recipe.config.data.length
+        self.unit, self.units = recipe.unit, recipe.units
         self.flops_per_token = flops_per_token(recipe)
         self.device = devices.flat[0].device_kind
         self.devices = int(devices.size)
@@ -36,9 +36,9 @@ class Meter:
         self.at, self.since, self.waited = at, now, waited_seconds
         if steps <= 0:
             return {}
-        rate = steps * self.tokens_per_step / seconds
+        rate = steps * self.units / seconds
         found = {
-            "tokens_per_second": rate,
+            f"{self.unit}_per_second": rate,
             "step_seconds": seconds / steps,
             "data_wait_share": min(waited / seconds, 1.0),
         }

@@ -13,6 +13,7 @@ import rich.table
 SHOWN = {  # metric -> (label, how it is written), in the order of importance
     "loss": ("loss", lambda x: f"{x:.4f}"),
     "tokens_per_second": ("tokens/s", lambda x: quantity(x)),
+    "examples_per_second": ("examples/s", lambda x: quantity(x)),
     "mfu": ("MFU", lambda x: f"{100 * x:.1f}%"),
     "learning_rate": ("lr", lambda x: f"{x:.2e}"),
     "grad_norm": ("grad norm", lambda x: f"{x:.2f}"),

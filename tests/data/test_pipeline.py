@@ -26,8 +26,9 @@ class Numbers:
     def __len__(self):
         return self.count
 
-    def take(self, indices):
+    def take(self, indices, epochs=None):
         self.taken.append(indices)
+        self.epochs = epochs
         here = np.asarray(indices, np.int32) + self.start
         segments = np.ones((len(here), 4), np.int32)
         return {"tokens": np.repeat(here[:, None], 4, axis=1), "segments": segments}
@@ -88,6 +89,19 @@ def test_any_cut_over_processes_gives_the_same_batch():
     picked = batches.host(5, np.array([7, 2]))
     np.testing.assert_array_equal(picked["tokens"], whole["tokens"][[7, 2]])
     assert len(numbers.taken[-1]) == 2, "only those rows are read"
+
+
+def test_rows_are_told_their_epoch_in_training_and_none_in_evaluation():
+    """A batch may hold the end of one and the start of the next; parts have epochs of their own."""
+    rows = Numbers(10)
+    batches = pipeline.Batches(rows, 4)
+    told = []
+    for step in range(8):
+        batches.host(step)
+        told += list(rows.epochs)
+    assert told == [place // 10 for place in range(32)]
+    pipeline.Batches(rows, 4, repeat=False).host(0)
+    assert rows.epochs is None
 
 
 def test_without_repeat_every_row_comes_once_in_order_and_the_end_is_padded():

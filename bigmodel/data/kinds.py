@@ -1,0 +1,36 @@
+"""Kinds of data: what opens the rows of each, by the name that a config's `data.kind` gives.
+
+An opener takes `source` and `split`, and its other arguments are the config's fields of `data`,
+but for RUNTIME, which the run gives. What it returns keeps `pipeline.Rows`.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bigmodel import config
+from bigmodel.data import text
+
+KINDS: dict[str, Callable] = {"text": text.open_rows}
+# kind -> (its fields of a config) -> {name: (shape of a row, dtype)}
+SHAPES: dict[str, Callable] = {"text": text.row_shapes}
+RUNTIME = ("seed", "progress", "extensions")
+
+
+def fields(opener: Callable) -> dict[str, Any]:
+    """The opener's fields of a config and their defaults."""
+    found = {"source": inspect.signature(opener).parameters["source"].default}
+    schema = config.schema(opener)
+    return found | {name: default for name, (_, default) in schema.items() if name not in RUNTIME}
+
+
+def open_rows(opener: Callable, given: Mapping[str, Any], **runtime: Any) -> Any:
+    """The rows of a config's `data`, or of some of its fields said otherwise.
+
+    Args:
+        opener: of KINDS, or the user's own.
+        given: its fields.
+        **runtime: of RUNTIME; an opener may do without.
+    """
+    wanted = inspect.signature(opener).parameters
+    return opener(**given, **{name: value for name, value in runtime.items() if name in wanted})
