@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigmodel import objectives
+from bigmodel.objectives import tokens as objectives
 from tests.quick import jit
 
 B, T, D, V = 3, 13, 8, 29

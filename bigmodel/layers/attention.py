@@ -4,7 +4,7 @@ Every implementation takes and returns the same (`Attend`): q [B, T, H, C], k an
 with H a multiple of K, who may see whom, and gives [B, T, H, C]. A query at index i of the key
 sequence sees the key at index j when all of these hold:
 
-    causal: j <= i        window > 0: |i - j| < window        segments: both in the same one
+    causal: j <= i, or j in the prefix      window > 0: |i - j| < window      segments: the same
 
      keys 0 1 2 3 4 5                causal, window 3, segments 1 1 1 1 2 2
     q 0   x . . . . .
@@ -21,8 +21,8 @@ Kernels that need the mesh (TPU, cuDNN) have the same contract: sharding/kernels
 
 import functools
 import math
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,8 +46,10 @@ def reference(
     softcap: float = 0.0,
     dropout: float = 0.0,
     keys: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    prefix: jax.Array | None = None,
 ) -> jax.Array:
-    """softmax(Q K^T scale) V, the softmax in float32.  [B, T, H, C] -> [B, T, H, C]
+    """softmax(Q K^T scale + bias) V, the softmax in float32.  [B, T, H, C] -> [B, T, H, C]
 
     Vaswani et al. 2017 (arXiv:1706.03762), eq. 1; grouped queries: Ainslie et al. 2023
     (arXiv:2305.13245); soft cap: Gemma 2 (arXiv:2408.00118), section 2.
@@ -65,161 +67,17 @@ def reference(
         softcap: 0, or the bound c of scores c tanh(score / c).
         dropout: rate at which probabilities are dropped, when there are keys.
         keys: one random key per row [B], or None.
+        bias: float32 [1 or B, H, T, S], added to the scores.
+        prefix: bool [B, S]: a key that all queries see, later or not.
     """
     T, S = q.shape[1], k.shape[1]
     kv_segments = segments if kv_segments is None else kv_segments
-    seen = visible(T, S, segments, kv_segments, causal=causal, window=window, offset=offset)
+    options: dict[str, Any] = dict(causal=causal, window=window, offset=offset, prefix=prefix)
+    seen = visible(T, S, segments, kv_segments, **options)
     drop = drop_factors(keys, offset, (T, q.shape[2], S), dropout)
     q, k, v = heads_first(q, k, v)
-    out = weigh(q, k, v, seen, drop, scale=scale, softcap=softcap)
+    out = weigh(q, k, v, seen, drop, bias, scale=scale, softcap=softcap)
     return checkpoint_name(heads_last(out), "attention")
-
-
-def banded(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    segments: jax.Array | None = None,
-    kv_segments: jax.Array | None = None,
-    *,
-    bands: int = 2,
-    **options: Any,
-) -> jax.Array:
-    """`reference` for one band of queries after another, each with the keys that it may see.
-
-    Of a causal square, two bands compute three quarters and four bands five eighths.
-    """
-    parts = cut(q, k, bands=bands, **options)
-    q, k, v = heads_first(q, k, v)
-    kv_segments = segments if kv_segments is None else kv_segments
-    outs = []
-    for band in parts:
-        rows = None if segments is None else segments[:, band.begin : band.end]
-        among = among_keys_of(band, k, v, kv_segments, **options)
-        outs.append(among(band.begin, q[:, :, band.begin : band.end], rows))
-    return checkpoint_name(heads_last(jnp.concatenate(outs, axis=2)), "attention")
-
-
-def chunked(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    segments: jax.Array | None = None,
-    kv_segments: jax.Array | None = None,
-    *,
-    chunk: int = 128,
-    bands: int = 4,
-    **options: Any,
-) -> jax.Array:
-    """`banded`, and in a band `chunk` queries at a time: memory linear in the length.
-
-    After Rabe and Staats 2021 (arXiv:2112.05682): the scores of a chunk are thrown away and made
-    again for its gradient. Each band adds gradients of keys and values to be held until the end.
-    """
-    T = q.shape[1]
-    parts = cut(q, k, bands=min(bands, -(-T // chunk)), multiple=chunk, **options)
-    q, k, v = heads_first(q, k, v)
-    kv_segments = segments if kv_segments is None else kv_segments
-    outs = []
-    for band in parts:
-        part = jax.checkpoint(among_keys_of(band, k, v, kv_segments, **options), prevent_cse=False)
-        whole = (band.end - band.begin) // chunk
-        middle = band.begin + whole * chunk
-        if whole:
-            each = lambda args, part=part: part(*args)  # noqa: E731
-            starts = band.begin + chunk * jnp.arange(whole)
-            here = slice(band.begin, middle)
-            rows = None if segments is None else in_chunks(segments[:, here], chunk, axis=1)
-            q_chunks = in_chunks(q[:, :, here], chunk, axis=2)
-            out = jnp.moveaxis(jax.lax.map(each, (starts, q_chunks, rows)), 0, 2)
-            outs.append(out.reshape(*q.shape[:2], middle - band.begin, q.shape[3], -1))
-        if middle < band.end:
-            rows = None if segments is None else segments[:, middle : band.end]
-            outs.append(part(middle, q[:, :, middle : band.end], rows))
-    return checkpoint_name(heads_last(jnp.concatenate(outs, axis=2)), "attention")
-
-
-def in_chunks(x: jax.Array, length: int, axis: int) -> jax.Array:
-    """An axis in chunks of a length that divides it, the chunks in front."""
-    shape = (*x.shape[:axis], -1, length, *x.shape[axis + 1 :])
-    return jnp.moveaxis(x.reshape(shape), axis, 0)
-
-
-class Band(NamedTuple):
-    """Queries begin to end, and the keys low to high that some of them see."""
-
-    begin: int
-    end: int
-    low: int
-    high: int
-
-
-def cut(
-    q: jax.Array,
-    k: jax.Array,
-    *,
-    bands: int,
-    multiple: int = 1,
-    causal: bool = True,
-    window: int = 0,
-    offset: jax.Array | int = 0,
-    **_: Any,
-) -> Iterator[Band]:
-    """The queries in at most `bands` parts of a `multiple`, the last one shorter."""
-    T, S = q.shape[1], k.shape[1]
-    size = multiple * -(-T // (bands * multiple))
-    for begin in range(0, T, size):
-        end, low, high = min(T, begin + size), 0, S
-        if isinstance(offset, int) and window:
-            low = max(0, offset + begin - window + 1)
-        if isinstance(offset, int) and (causal or window):
-            high = min(S, offset + end + (0 if causal else window - 1))
-        yield Band(begin, end, low, high)
-
-
-def among_keys_of(
-    band: Band, k: jax.Array, v: jax.Array, kv_segments: jax.Array | None, **options: Any
-) -> Attend:
-    """`attend_part` with those of the keys [B, K, S, C] that a band sees: (start, q, rows)."""
-    seen = slice(band.low, band.high)
-    return functools.partial(
-        attend_part,
-        k=k[:, :, seen],
-        v=v[:, :, seen],
-        columns=None if kv_segments is None else kv_segments[:, seen],
-        low=band.low,
-        length=k.shape[2],
-        **options,
-    )
-
-
-def attend_part(
-    start: jax.Array | int,
-    q: jax.Array,
-    rows: jax.Array | None,
-    *,
-    k: jax.Array,
-    v: jax.Array,
-    columns: jax.Array | None,
-    low: int,
-    length: int,
-    causal: bool = True,
-    window: int = 0,
-    offset: jax.Array | int = 0,
-    scale: float | None = None,
-    softcap: float = 0.0,
-    dropout: float = 0.0,
-    keys: jax.Array | None = None,
-) -> jax.Array:
-    """Queries from index `start` on over keys from `low` on, of `length` keys in all.
-
-    Arrays as `heads_first` gives them; segments of queries (`rows`) and of keys (`columns`).
-    """
-    (K, T, G), S, at = q.shape[1:4], k.shape[2], offset + start
-    seen = visible(T, S, rows, columns, causal=causal, window=window, offset=at - low)
-    drop = drop_factors(keys, at, (T, K * G, length), dropout)
-    drop = None if drop is None else drop[..., low : low + S]
-    return weigh(q, k, v, seen, drop, scale=scale, softcap=softcap)
 
 
 def recomputed(attend: Attend) -> Attend:
@@ -240,13 +98,14 @@ def visible(
     causal: bool,
     window: int,
     offset: jax.Array | int,
+    prefix: jax.Array | None = None,
 ) -> jax.Array | None:
     """Which key each query sees: bool [B or 1, T, S], or None for all of them."""
     i = offset + jnp.arange(T)[:, None]
     j = jnp.arange(S)[None, :]
     rules = []
     if causal:
-        rules.append((j <= i)[None])
+        rules.append((j <= i)[None] if prefix is None else (j <= i)[None] | prefix[:, None])
     if window:
         rules.append((jnp.abs(i - j) < window)[None])
     if segments is not None and kv_segments is not None:
@@ -292,6 +151,7 @@ def weigh(
     v: jax.Array,
     seen: jax.Array | None,
     drop: jax.Array | None,
+    bias: jax.Array | None = None,
     *,
     scale: float | None,
     softcap: float,
@@ -304,6 +164,8 @@ def weigh(
     q_BKRC = q.reshape(B, K, T * G, C)  # rows R: a key's queries, T before G, as T may be cut
     scores = jnp.einsum("BKRC,BKSC->BKRS", q_BKRC, k, preferred_element_type=jnp.float32)
     scores_BKTGS = scores.reshape(B, K, T, G, S) * (1 / math.sqrt(C) if scale is None else scale)
+    if bias is not None:
+        scores_BKTGS += bias.reshape(-1, K, G, T, S).transpose(0, 1, 3, 2, 4)
     if softcap:
         scores_BKTGS = softcap * jnp.tanh(scores_BKTGS / softcap)
     if seen is not None:

@@ -1,6 +1,7 @@
 """One layer of a transformer: attention and feed-forward around a residual stream."""
 
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -22,6 +23,7 @@ class Block(nn.Module):
         attention: makes the attention layer, given its name.
         feedforward: makes the feed-forward layer, given its name.
         experts: makes a mixture of experts in its place, given its name; or None.
+        cross: makes the attention to another sequence, given its name; or None.
         norm: makes a norm, given its name.
         placement: a name of PLACEMENTS.
         dropout: rate on what each of the two layers adds.
@@ -33,6 +35,7 @@ class Block(nn.Module):
     norm: Callable[..., nn.Module]
     placement: str
     dropout: float
+    cross: Callable[..., nn.Module] | None = None
 
     @nn.compact
     def __call__(
@@ -46,8 +49,23 @@ class Block(nn.Module):
         window: int = 0,
         layer: jax.Array | int = 0,
         cache: dict[str, jax.Array] | None = None,
+        seen: Mapping[str, jax.Array] = types.MappingProxyType({}),
+        memory: tuple[jax.Array | None, jax.Array | None] = (None, None),
     ) -> tuple[jax.Array, dict[str, jax.Array] | None, dict[str, Any]]:
-        """x, the cache after it, and what experts add up (`layers.experts.Experts`)."""
+        """x, the cache after it, and what experts add up (`layers.experts.Experts`).
+
+        Args:
+            x: [B, T, D].
+            segments: int32 [B, T] or None.
+            angles: rotary, of the tokens, or None.
+            keys: of dropout, one a row, or None.
+            indices: see `dropout`.
+            window: see `attention.reference`.
+            layer: its number, for the cache.
+            cache: of the stack.
+            seen: "bias" and "prefix" of `attention.reference`, where there are some.
+            memory: the other sequence [B, S, D], and its segments.
+        """
 
         def drop(x: jax.Array, site: int) -> jax.Array:
             return dropout(x, keys, rate=self.dropout, site=site, indices=indices)
@@ -59,13 +77,20 @@ class Block(nn.Module):
 
         x = checkpoint_name(x, "input")
         added = norm("attention_norm", before, x)
-        added, cache = self.attention(name="attention")(
-            added, segments, angles, keys, window=window, layer=layer, cache=cache
-        )
+        how: dict[str, Any] = dict(window=window, layer=layer, cache=cache)
+        how |= {"seen": seen} if seen else {}
+        added, cache = self.attention(name="attention")(added, segments, angles, keys, **how)
         added = norm("attention_post_norm", after, added)
         x = x + drop(added, 1)
         x = norm("attention_norm", self.placement == "post", x)
         x = checkpoint_name(self.constrain(x), "residual")
+
+        if self.cross is not None:
+            added = norm("cross_norm", before, x)
+            added = self.cross(name="cross")(added, segments, *memory, layer=layer, cache=cache)
+            added = norm("cross_post_norm", after, added)
+            x = x + drop(added, 4)
+            x = self.constrain(norm("cross_norm", self.placement == "post", x))
 
         added = norm("feedforward_norm", before, x)
         sums: dict[str, Any] = {}

@@ -1,6 +1,7 @@
 """The attention layer: projections, what is done to queries and keys, and the cache."""
 
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from bigmodel.layers import attention
+from bigmodel.layers import attention, attention_bands
 from bigmodel.layers.dropout import site_keys
 from bigmodel.layers.linear import Einsum, Initializer
 from bigmodel.layers.norm import LayerNorm, RMSNorm
@@ -33,6 +34,7 @@ class Attention(nn.Module):
         scale: of the scores; None: C^-1/2.
         softcap: 0, or the bound of the scores.
         dropout: rate for probabilities.
+        causal: whether a token sees no later one.
         attend: the implementation, `attention.reference` or one with its contract.
         initializer: of the kernels in.
         out_initializer: of the kernel out.
@@ -58,6 +60,7 @@ class Attention(nn.Module):
     dtype: jnp.dtype = jnp.bfloat16
     param_dtype: jnp.dtype = jnp.float32
     einsum: Callable[..., jax.Array] = jnp.einsum
+    causal: bool = True
 
     @nn.compact
     def __call__(
@@ -70,6 +73,7 @@ class Attention(nn.Module):
         window: int,
         layer: jax.Array | int,
         cache: dict[str, jax.Array] | None,
+        seen: Mapping[str, jax.Array] = types.MappingProxyType({}),
     ) -> tuple[jax.Array, dict[str, jax.Array] | None]:
         q = self.project(x, "query", self.heads, "heads")
         k = self.project(x, "key", self.kv_heads, "kv_heads")
@@ -80,6 +84,9 @@ class Attention(nn.Module):
             q, k = rotate(q, angles), rotate(k, angles)
 
         options: dict[str, Any] = dict(window=window, scale=self.scale, softcap=self.softcap)
+        options |= seen
+        if not self.causal:
+            options["causal"] = False
         if cache is None:
             options |= dict(dropout=self.dropout, keys=site_keys(keys, 3))
         out, cache = attend_or_extend(self.attend, q, k, v, segments, layer, cache, **options)
@@ -137,7 +144,7 @@ def attend_or_extend(
     cache = extend(cache, layer, k, v)
     k, v = cache["key"][layer], cache["value"][layer]
     # A prompt is long, one token more is not.
-    attend = attention.chunked if q.shape[1] > 1 else attention.reference
+    attend = attention_bands.chunked if q.shape[1] > 1 else attention.reference
     options |= dict(offset=cache["index"])
     return attend(q, k, v, segments, cache["segments"], **options), cache
 

@@ -1,6 +1,9 @@
 """Model families: one file each, and the table of them."""
 
-from bigmodel.models import decoder
+from bigmodel.models import decoder, vit
 
 # name in a config -> (the module whose fields are the config's, what makes the handle)
-FAMILIES = {"decoder": (decoder.Decoder, decoder.make)}
+FAMILIES = {
+    "decoder": (decoder.Decoder, decoder.make),
+    "vit": (vit.ViT, vit.make),
+}

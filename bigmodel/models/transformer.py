@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from bigmodel.layers import (
     attention,
     block,
+    cross_attention,
     experts,
     feedforward,
     latent_attention,
@@ -44,15 +45,18 @@ def initializers(of: Any) -> tuple:
     return normal(of.init_std), normal(of.init_std * scaled)
 
 
-def make_block(of: Any, *, dense: bool = True) -> block.Block:
+def make_block(
+    of: Any, *, dense: bool = True, causal: bool = True, cross: bool = False
+) -> block.Block:
     """One layer, outside of the family's module: its parameters are a slice of the stack."""
     return block.Block(
-        attention=make_attention(of),
+        attention=make_attention(of, causal=causal),
         feedforward=make_feedforward(of),
         experts=None if dense else make_experts(of),
         norm=make_norm(of),
         placement=of.norm_placement,
         dropout=of.dropout,
+        cross=make_cross_attention(of) if cross else None,
         parent=None,
     )
 
@@ -63,7 +67,7 @@ def products(of: Any) -> dict[str, Any]:
     return dict(initializer=kernel, out_initializer=out_kernel, einsum=of.einsum, **dtypes(of))
 
 
-def make_attention(of: Any) -> Callable[..., nn.Module]:
+def make_attention(of: Any, *, causal: bool = True) -> Callable[..., nn.Module]:
     """Makes the attention layer, given its name."""
     attend = attention.recomputed(of.attend) if of.remat == "attention" else of.attend
     if of.kv_rank:
@@ -93,6 +97,21 @@ def make_attention(of: Any) -> Callable[..., nn.Module]:
         scale=of.attention_scale or None,
         softcap=of.attention_softcap,
         dropout=of.attention_dropout,
+        attend=attend,
+        causal=causal,
+        **products(of),
+    )
+
+
+def make_cross_attention(of: Any) -> Callable[..., nn.Module]:
+    """Makes the attention to another sequence, given its name."""
+    attend = attention.recomputed(of.attend) if of.remat == "attention" else of.attend
+    return functools.partial(
+        cross_attention.CrossAttention,
+        heads=of.heads,
+        head_dim=of.head_dim or of.width // of.heads,
+        bias=of.bias,
+        scale=of.attention_scale or None,
         attend=attend,
         **products(of),
     )

@@ -2,7 +2,7 @@
 
 Each takes and returns what `layers.attention.reference` does. Batch and heads are cut as the rules
 say, and the length where they say that (sharding/context.py). What a kernel cannot do (a length
-that its blocks do not divide, queries that start at an offset) `layers.attention.chunked` does.
+that its blocks do not divide, queries that start at an offset) `attention_bands.chunked` does.
 """
 
 import functools
@@ -14,15 +14,22 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 
 from bigmodel import config
-from bigmodel.layers import attention, attention_parts
+from bigmodel.layers import attention, attention_bands, attention_parts
 from bigmodel.sharding import context, rules, splash
 
 PLAIN = {
     "reference": attention.reference,
-    "banded": attention.banded,
-    "chunked": attention.chunked,
+    "banded": attention_bands.banded,
+    "chunked": attention_bands.chunked,
 }
 PLATFORMS = {"splash": "tpu", "cudnn": "gpu"}
+
+
+# What attention asks of a model whose config does not say it.
+PLAIN_FIELDS: dict[str, Any] = {
+    **dict(attention_dropout=0.0, attention_softcap=0.0, head_dim=0, rope_dim=0),
+    **dict(context_attention="none"),
+}
 
 
 def attention_for(name: str, platform: str, fields: Mapping[str, Any]) -> str:
@@ -61,6 +68,7 @@ def make_attention(
     Raises:
         InputError: the kernel is of another platform than the mesh, or cannot run this model.
     """
+    fields = PLAIN_FIELDS | dict(fields)
     platform = mesh.devices.flat[0].platform
     platform = "gpu" if platform in ("cuda", "rocm") else platform
     name = attention_for(name, platform, fields)
@@ -113,6 +121,11 @@ def check_context(mesh: Mesh, known: Mapping[str, Any], fields: Mapping[str, Any
             f"over mesh axis {context.AXIS!r} alone, or None."
         )
     n, tensor = mesh.shape[context.AXIS], rules.parts(mesh, known["act_heads"])
+    if fields["context_attention"] == "none":
+        raise config.InputError(
+            f"mesh.context = {n}: this model's attention does not go over a length that is cut; "
+            "allowed is 1."
+        )
     if fields["attention_dropout"]:
         raise config.InputError(
             f"model.attention_dropout = {fields['attention_dropout']}: probabilities cannot be "
@@ -162,12 +175,13 @@ def aligned(
     """
     if dropout and keys is not None:
         raise ValueError("this attention kernel cannot drop probabilities")
-    from_start = isinstance(offset, int) and offset == 0
+    # What no kernel knows: a bias, a prefix.
+    from_start = isinstance(offset, int) and offset == 0 and not options.keys() & {"bias", "prefix"}
     fits = q.shape[0] % multiples[0] == q.shape[1] % multiples[1] == 0
     if from_start and fits:
         return how(q, k, v, segments, kv_segments, **options)
     # Decoding; or parameters are made, from one row.
-    return attention.chunked(q, k, v, segments, kv_segments, offset=offset, **options)
+    return attention_bands.chunked(q, k, v, segments, kv_segments, offset=offset, **options)
 
 
 def on_each_device(
@@ -222,7 +236,7 @@ def cudnn(
     kv_segments = segments if kv_segments is None else kv_segments
     if T % 2 or S % 2:  # its gradient under a mask wants even lengths
         options: dict[str, Any] = dict(causal=causal, window=window, scale=scale)
-        return attention.chunked(q, k, v, segments, kv_segments, **options)
+        return attention_bands.chunked(q, k, v, segments, kv_segments, **options)
 
     native = causal and window > 0
     in_mask = 0 if native else window

@@ -38,9 +38,12 @@ FSDP_TENSOR: Rules = (
     ("router_embed",      None),
     ("vocab",             "tensor"),
     ("positions",         None),
+    ("patch",             None),               # pixels of a patch
+    ("classes",           None),
     ("norm",              None),               # vectors as long as the width: too small to cut
     ("layers",            "stage"),            # each stage of a pipeline has its own
     ("dense_layers",      None),               # those before the experts are in none
+    ("encoder_layers",    None),               # nor those of an encoder before a decoder
 )
 # fmt: on
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bigmodel import compat
-from bigmodel.layers import attention, attention_parts
+from bigmodel.layers import attention, attention_bands, attention_parts
 
 LANES = 128  # of a TPU's vector unit: blocks are multiples of it
 
@@ -46,7 +46,7 @@ def splash(
     kv_segments = segments if kv_segments is None else kv_segments
     if T % LANES or S % LANES:
         options: dict[str, Any] = dict(causal=causal, window=window, scale=scale, softcap=softcap)
-        return attention.chunked(q, k, v, segments, kv_segments, **options)
+        return attention_bands.chunked(q, k, v, segments, kv_segments, **options)
     sizes = block_sizes(T, S, **blocks)
     seen: dict[str, Any] = dict(causal=causal, window=window)
     kernel = make(

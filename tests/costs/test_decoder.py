@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from bigmodel import costs, objectives, trees
 from bigmodel.decode import generate, sampling
-from bigmodel.layers import attention, experts, feedforward
+from bigmodel.layers import attention, attention_bands, experts, feedforward
 from bigmodel.models import decoder
 
 B, T, S = 2, 16, 40
@@ -128,7 +128,7 @@ def test_flops_of_prompts_and_of_a_token_are_those_that_generation_traces(name):
 @pytest.mark.parametrize("window", [0, 5, 16])
 def test_causal_flops_are_those_of_a_program_that_skips_what_no_query_sees(window):
     changes = DECODERS["gemma"] | dict(window=window)
-    attend = functools.partial(attention.banded, bands=T)  # each query by itself
+    attend = functools.partial(attention_bands.banded, bands=T)  # each query by itself
     model, fields = decoder.make(**(SMALL | changes), attend=attend), fields_of(**changes)
     found = traced(
         lambda *args: model.apply(*args)["logits"], shapes_of(**changes), tokens("tokens")

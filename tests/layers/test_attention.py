@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigmodel.layers import attention
+from bigmodel.layers import attention, attention_bands
 from tests.quick import jit
 
 # One row is one situation; what it leaves out is as in DEFAULTS.
@@ -143,8 +143,8 @@ def test_the_reference_is_the_softmax_of_the_paper_in_value_and_gradient(name):
 
 # Every other implementation that runs here, cut small enough for short rows.
 OTHERS = {
-    "banded": functools.partial(attention.banded, bands=3),
-    "chunked": functools.partial(attention.chunked, chunk=4, bands=2),
+    "banded": functools.partial(attention_bands.banded, bands=3),
+    "chunked": functools.partial(attention_bands.chunked, chunk=4, bands=2),
 }
 over_others = pytest.mark.parametrize("attend", OTHERS.values(), ids=OTHERS)
 over_all = pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_other_implementations_are_the_reference_in_value_and_gradient(name, att
 @pytest.mark.parametrize("chunk, bands", [(5, 2), (8, 1), (16, 8), (36, 8), (64, 3)])
 def test_chunked_is_the_reference_for_any_chunk_of_an_odd_length(chunk, bands):
     arrays, fields = case("all", T=37)
-    found = value_and_gradient(attention.chunked, arrays, fields, chunk=chunk, bands=bands)
+    found = value_and_gradient(attention_bands.chunked, arrays, fields, chunk=chunk, bands=bands)
     assert_same(found, by_reference("all", T=37))
 
 
@@ -269,6 +269,6 @@ def temporary_bytes(attend, T):
 def test_chunked_never_holds_an_array_of_all_scores_and_grows_with_the_length_alone():
     square = 4 * 2048**2
     assert temporary_bytes(attention.reference, 2048) > square
-    short, long = (temporary_bytes(attention.chunked, T) for T in (2048, 4096))
+    short, long = (temporary_bytes(attention_bands.chunked, T) for T in (2048, 4096))
     assert short < square
     assert long < 2.5 * short

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from flax.core import meta
 
-from bigmodel.layers import attention, attention_parts, latent_attention, positions
+from bigmodel.layers import (
+    attention,
+    attention_bands,
+    attention_parts,
+    latent_attention,
+    positions,
+)
 from tests.quick import jit
 
 B, T, D, H = 2, 7, 10, 3
@@ -121,8 +127,8 @@ def test_parameters_are_the_seven_of_the_paper():
 # Values of another width, in everything that computes attention
 
 IMPLEMENTATIONS = {
-    "banded": functools.partial(attention.banded, bands=3),
-    "chunked": functools.partial(attention.chunked, chunk=3, bands=2),
+    "banded": functools.partial(attention_bands.banded, bands=3),
+    "chunked": functools.partial(attention_bands.chunked, chunk=3, bands=2),
     "recomputed": attention.recomputed(attention.reference),
 }
 

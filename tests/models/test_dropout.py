@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from bigmodel import trees
-from bigmodel.layers import attention
+from bigmodel.layers import attention_bands
 from tests.models.variants import (
     VOCAB,
     WIDTH,
@@ -48,7 +48,7 @@ def test_masks_belong_to_rows_in_any_order_and_any_part_of_the_batch():
 
 
 @pytest.mark.parametrize(
-    "more", [dict(scan=False), dict(attend=attention.chunked)], ids=["unrolled", "chunked"]
+    "more", [dict(scan=False), dict(attend=attention_bands.chunked)], ids=["unrolled", "chunked"]
 )
 def test_masks_are_the_same_whatever_runs_the_layers(more):
     key = jax.random.key(5)

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from bigmodel import objectives
 from bigmodel.layers import block, feedforward, linear
 from bigmodel.models import decoder
+from bigmodel.objectives import tokens as objectives
 from bigmodel.sharding import experts, pipeline
 from bigmodel.train import state
 from tests.plan.budgeted import Case

@@ -8,9 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bigmodel import objectives
 from bigmodel.layers import block, experts, feedforward, norm, router, self_attention
 from bigmodel.models import decoder
+from bigmodel.objectives import tokens as objectives
 from bigmodel.sharding import context, pipeline
 from bigmodel.train import step
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bigmodel import config
-from bigmodel.layers import attention, attention_parts
+from bigmodel.layers import attention, attention_bands, attention_parts
 from bigmodel.sharding import context, kernels, rules, splash
 from bigmodel.sharding import mesh as meshes
 from tests.quick import jit
@@ -88,7 +88,9 @@ def test_a_ring_is_the_reference_in_value_and_gradient(name, axes):
 @pytest.mark.parametrize("name", ["segments", "bidirectional", "window_over_chunks", "multi_query"])
 @pytest.mark.parametrize("axes", MESHES.values(), ids=MESHES)
 def test_all_to_all_is_the_reference_in_value_and_gradient(name, axes):
-    found = value_and_gradient(on_mesh(context.all_to_all, attention.banded, axes), CASES[name])
+    found = value_and_gradient(
+        on_mesh(context.all_to_all, attention_bands.banded, axes), CASES[name]
+    )
     assert_same(found, reference(name))
 
 

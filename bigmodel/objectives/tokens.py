@@ -1,21 +1,13 @@
-"""What is good: objectives make a summed loss, and sums with its weight, out of a batch.
-
-An objective is `objective(params, batch, rng) -> (loss sum, sums)` with `sums["weight"]`: the step
-divides one by the other over the whole mesh, so that accumulation, padding and meshes cannot change
-the number. `rng` is None where nothing is random (evaluation).
-"""
+"""Losses of tokens: cross entropy in chunks of the length; no array of all logits exists."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from bigmodel import shares
-
-Sums = dict[str, jax.Array]
-Objective = Callable[[Any, dict, jax.Array | None], tuple[jax.Array, Sums]]
+from bigmodel.objectives.contract import Objective, Sums
 
 
 def next_token(
@@ -72,10 +64,6 @@ def next_token(
         return loss, sums | routing | outputs.get("stats", {}) | {"weight": weights.sum()}
 
     return objective
-
-
-# name in a config -> what makes it; keyword-only arguments are the config's fields
-OBJECTIVES = {"next_token": next_token}
 
 
 def cross_entropy(

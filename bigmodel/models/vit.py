@@ -1,0 +1,195 @@
+"""The vision transformer: images as sequences of patches."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from bigmodel import config
+from bigmodel.layers import attention, stack
+from bigmodel.layers.linear import Einsum
+from bigmodel.layers.pooling import AttentionPooling
+from bigmodel.models import tower, transformer
+from bigmodel.models.handle import Batch, Model, Outputs, Params
+
+POOLINGS = ("class", "mean", "attention")
+
+
+class ViT(nn.Module):
+    """Images to patches' hidden vectors, one pooled, and logits of classes.
+
+    float [B, H, W, C] -> [B, T, D], [B, D], float32 [B, N]
+
+    Dosovitskiy et al. 2021 (arXiv:2010.11929), section 3.1; attention pooling: Zhai et al. 2022
+    (arXiv:2106.04560), section 2.2.
+
+    Attributes:
+        image: height and width of the images.
+        channels: C.
+        patch: height and width of a patch; divides `image`.
+        classes: N; 0: no head.
+        pooling: "class", of a token that is put in front; "mean"; or "attention".
+        width: D.
+        layers: how many.
+        heads: H.
+        hidden: F, of the feed-forward layer; 0: 4 D.
+        norm_epsilon: of all norms.
+        feedforward: see `models.decoder.Decoder`.
+        dropout: rate on embeddings and on what each layer adds.
+        attention_dropout: rate on attention's probabilities.
+        init_std: standard deviation of kernels; 0: by fan-in.
+        dtype: of the arithmetic.
+        param_dtype: of the parameters.
+        remat: a name of stack.REMAT_POLICIES.
+        remat_save: activations kept, for remat "names".
+        remat_offload: activations kept in the host's memory, for remat "names".
+        scan: whether layers run by scan or unrolled; None: as the platform is quicker.
+        attend: the implementation of attention.
+        run: what runs the layers where `scan` does not say otherwise.
+        einsum: what computes products with kernels; see `linear.Einsum`.
+        attention: its name; "auto": the platform's.
+    """
+
+    image: int = 224
+    channels: int = 3
+    patch: int = 16
+    classes: int = 1000
+    pooling: str = "class"
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    hidden: int = 0
+    norm_epsilon: float = 1e-6
+    feedforward: str = "gelu"
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    init_std: float = 0.0
+    dtype: str = "bfloat16"
+    param_dtype: str = "float32"
+    remat: str = "none"
+    remat_save: tuple[str, ...] = ()
+    remat_offload: tuple[str, ...] = ()
+    scan: bool | None = None
+    attend: Callable = attention.reference
+    run: Callable = stack.scanned
+    einsum: Callable = jnp.einsum
+    attention: str = "auto"
+
+    @nn.compact
+    def __call__(self, batch: Batch, rngs: dict | None = None) -> Outputs:
+        shape = tower.shape_of(self)
+        x = self.embed(batch["images"])
+        about = tower.about({n: batch[n] for n in ("rows",) if n in batch}, x)
+        key = (rngs or {}).get("dropout")
+        x = tower.dropped(shape, x, key, layer=self.layers, batch=about)
+        x, _ = tower.run(self, shape, x, batch=about, key=key)
+        x = transformer.make_norm(shape)(name="final_norm")(x)
+        pooled = self.pool(x)
+        outputs: Outputs = {"hidden": x, "embeddings": {"pooled": pooled}}
+        if self.classes:
+            head = Einsum(
+                "BD,DN->BN",
+                (self.width, self.classes),
+                ("embed", "classes"),
+                nn.initializers.zeros,  # Dosovitskiy et al. 2021, appendix B.1.1
+                ("classes",),
+                **transformer.dtypes(self),
+                name="head",
+            )
+            outputs["class_logits"] = head(pooled).astype(jnp.float32)
+        return outputs
+
+    def embed(self, images: jax.Array) -> jax.Array:
+        """Patches, a class token before them if that is what is pooled, and their positions."""
+        x = Embedding(self.patch, self.width, self.param_dtype, self.dtype, name="patches")(images)
+        normal = nn.initializers.normal
+        if self.pooling == "class":
+            init = nn.with_logical_partitioning(nn.initializers.zeros, ("norm",))
+            token = self.param("class_token", init, (self.width,), jnp.dtype(self.param_dtype))
+            token = jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, self.width))
+            x = jnp.concatenate([token, x], axis=1)
+        T = self.length
+        init = nn.with_logical_partitioning(normal(0.02), ("positions", "embed"))
+        table = self.param("positions", init, (T, self.width), jnp.dtype(self.param_dtype))
+        return x + table.astype(x.dtype)
+
+    def pool(self, x: jax.Array) -> jax.Array:
+        """[B, T, D] -> [B, D]"""
+        if self.pooling == "class":
+            return x[:, 0]
+        if self.pooling == "mean":
+            return x.mean(1)
+        shape = tower.shape_of(self)
+        return AttentionPooling(
+            attention=transformer.make_cross_attention(shape),
+            norm=transformer.make_norm(shape),
+            feedforward=transformer.make_feedforward(shape),
+            param_dtype=jnp.dtype(self.param_dtype),
+            name="pooling",
+        )(x)
+
+    @property
+    def length(self) -> int:
+        """T: tokens of an image."""
+        return (self.image // self.patch) ** 2 + (self.pooling == "class")
+
+
+class Embedding(nn.Module):
+    """Each patch's pixels times a kernel, row by row.  [B, H, W, C] -> [B, P, D]
+
+    Attributes:
+        patch: height and width of a patch.
+        width: D.
+        param_dtype: of the parameters.
+        dtype: of the arithmetic.
+    """
+
+    patch: int
+    width: int
+    param_dtype: str
+    dtype: str
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        x = patches(images, self.patch)
+        return Einsum(
+            "BPE,ED->BPD",
+            (x.shape[-1], self.width),
+            ("patch", "embed"),
+            None,
+            ("norm",),
+            jnp.dtype(self.dtype),
+            jnp.dtype(self.param_dtype),
+            name="product",
+        )(x)
+
+
+def patches(images: jax.Array, size: int) -> jax.Array:
+    """Squares of pixels, row by row; in one: row, column, channel.  [B, H, W, C] -> [B, P, E]"""
+    B, H, W, C = images.shape
+    cut = images.reshape(B, H // size, size, W // size, size, C).transpose(0, 1, 3, 2, 4, 5)
+    return cut.reshape(B, -1, size * size * C)
+
+
+def make(**fields) -> Model:
+    """The handle of a vision transformer with the fields of `ViT`."""
+    vit = ViT(**fields)
+    if vit.pooling not in POOLINGS:
+        raise config.InputError(
+            f"model.pooling = {vit.pooling!r}: allowed are {', '.join(POOLINGS)}."
+            f"{config.nearest(vit.pooling, POOLINGS)}"
+        )
+    if vit.image % vit.patch:
+        raise config.InputError(
+            f"model.patch = {vit.patch} does not divide model.image = {vit.image}."
+        )
+
+    def init(rng: jax.Array, batch: Batch) -> Params:
+        return vit.init(rng, batch)["params"]
+
+    def apply(params: Params, batch: Batch, rngs=None, cache=None) -> Outputs:
+        return vit.apply({"params": params}, batch, rngs)
+
+    image = jnp.zeros((1, vit.image, vit.image, vit.channels), jnp.float32)
+    return Model(init=init, apply=apply, example={"images": image})

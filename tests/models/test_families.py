@@ -1,0 +1,112 @@
+"""Laws of every family's model, over the table of families.py."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from flax.core import meta
+
+from bigmodel import trees
+from tests.models.families import FAMILIES, chosen, make, params, program
+
+over_families = pytest.mark.parametrize("name", FAMILIES)
+
+
+def assert_close(found, wanted, tolerance=1e-4):
+    np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=tolerance)
+
+
+def batch(name, rows=2, seed=0):
+    return FAMILIES[name].batch(rows, seed)
+
+
+@functools.cache
+def gradient(name):
+    return program(make(name), name)(params(name), batch(name), None)
+
+
+@over_families
+def test_scanned_layers_are_the_unrolled_ones_in_value_and_gradient(name):
+    grads, outputs = gradient(name)
+    others = program(make(name, scan=False), name)(params(name), batch(name), None)
+    jax.tree.map(assert_close, others[1], outputs)
+    jax.tree.map(lambda a, b: assert_close(a, b, 1e-3), others[0], grads)
+
+
+@over_families
+def test_recomputing_activations_changes_nothing(name):
+    grads, outputs = gradient(name)
+    others = program(make(name, remat="full"), name)(params(name), batch(name), None)
+    jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), others[1], outputs)
+    jax.tree.map(assert_close, others[0], grads)
+
+
+@over_families
+def test_every_parameter_has_a_gradient(name):
+    for path, grad in trees.flatten(gradient(name)[0]).items():
+        assert np.isfinite(grad).all(), path
+        # Without rotation a bias of all keys changes no choice between them.
+        assert np.abs(grad).max() > 0 or path.endswith("key/bias"), path
+
+
+@over_families
+def test_a_row_does_not_depend_on_the_others(name):
+    given = batch(name, rows=3)
+    whole = chosen(name, jax.jit(make(name).apply)(params(name), given))
+    for row in range(3):
+        alone = {key: array[row : row + 1] for key, array in given.items()}
+        found = chosen(name, jax.jit(make(name).apply)(params(name), alone))
+        for one, all_ in zip(found, whole, strict=True):
+            assert_close(one[0], all_[row])
+
+
+@over_families
+def test_dropout_masks_belong_to_rows(name):
+    """Rows in another order, or some of them, draw the masks of their numbers."""
+    model, given, key = make(name, dropout=0.3), batch(name, rows=4), jax.random.key(1)
+    run = program(model, name)
+    whole = run(params(name), given, key)[1]
+    turned = run(params(name), {k: v[::-1] for k, v in given.items()}, key)[1]
+    plain = run(params(name), given, None)[1]
+    for one, other, dry in zip(whole, turned, plain, strict=True):
+        assert_close(other[::-1], one)
+        assert np.abs(one - dry).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", [name for name, case in FAMILIES.items() if case.segments])
+def test_what_stands_in_the_padding_changes_nothing(name):
+    case = FAMILIES[name]
+    segments, padded = case.segments
+    given = batch(name)
+    real = given[segments] > 0
+    assert not real.all()
+    draw = np.random.default_rng(9)
+    others = dict(given)
+    for array in padded:
+        noise = draw.permutation(given[array].ravel()).reshape(given[array].shape)
+        mask = real.reshape(*real.shape, *[1] * (noise.ndim - real.ndim))
+        others[array] = np.where(mask, given[array], noise)
+        assert not np.array_equal(others[array], given[array])
+    run = jax.jit(make(name).apply)
+    outputs, again = (chosen(name, run(params(name), b)) for b in (given, others))
+    for path, one, other in zip(case.outputs, outputs, again, strict=True):
+        if path in case.per_token:
+            one, other = np.asarray(one)[real], np.asarray(other)[real]
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
+
+
+@over_families
+@pytest.mark.parametrize("dtype, param_dtype", [("bfloat16", "float32"), ("float32", "bfloat16")])
+def test_parameters_are_of_their_dtype_and_outputs_of_the_other(name, dtype, param_dtype):
+    model = make(name, dtype=dtype, param_dtype=param_dtype)
+
+    def whole(key):
+        made = meta.unbox(model.init(key, model.example))
+        return made, model.apply(made, batch(name))
+
+    made, outputs = jax.eval_shape(whole, jax.random.key(0))
+    for path, leaf in trees.flatten(made).items():
+        assert leaf.dtype == param_dtype, path
+    for path, found in zip(FAMILIES[name].outputs, chosen(name, outputs), strict=True):
+        assert found.dtype == ("float32" if "logits" in path else dtype), path
