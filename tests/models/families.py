@@ -14,6 +14,7 @@ import numpy as np
 from flax.core import meta
 
 from bigmodel.models import vit
+from tests.quick import jit
 
 SMALL = dict(width=16, heads=4, layers=2, dtype="float32")
 
@@ -76,15 +77,23 @@ def params(name: str):
     return jax.tree_util.tree_map_with_path(one, shapes)
 
 
-def chosen(name: str, outputs: dict) -> list[jax.Array]:
+def chosen(name: str, outputs: dict[str, Any]) -> list[jax.Array]:
     """The outputs that laws look at."""
-    return [
-        functools.reduce(lambda d, k: d[k], p.split("/"), outputs) for p in FAMILIES[name].outputs
-    ]
+
+    def at(path: str) -> jax.Array:
+        found: Any = outputs
+        for key in path.split("/"):
+            found = found[key]
+        return found
+
+    return [at(path) for path in FAMILIES[name].outputs]
 
 
 def program(model: Any, name: str):
-    """(params, batch, dropout key or None) -> (gradients of a sum in which nothing cancels, outputs)."""
+    """(params, batch, dropout key or None) -> (gradients, outputs).
+
+    The gradient is that of a sum of the outputs in which nothing cancels.
+    """
 
     def total(params, batch, key):
         outputs = model.apply(params, batch, None if key is None else {"dropout": key})
@@ -92,4 +101,4 @@ def program(model: Any, name: str):
         weights = [np.random.default_rng(n).normal(size=x.shape) for n, x in enumerate(found)]
         return sum((x * w).sum() for x, w in zip(found, weights, strict=True)), found
 
-    return jax.jit(jax.grad(total, has_aux=True))
+    return jit(jax.grad(total, has_aux=True))

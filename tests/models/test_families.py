@@ -9,6 +9,7 @@ from flax.core import meta
 
 from bigmodel import trees
 from tests.models.families import FAMILIES, chosen, make, params, program
+from tests.quick import jit
 
 over_families = pytest.mark.parametrize("name", FAMILIES)
 
@@ -53,10 +54,10 @@ def test_every_parameter_has_a_gradient(name):
 @over_families
 def test_a_row_does_not_depend_on_the_others(name):
     given = batch(name, rows=3)
-    whole = chosen(name, jax.jit(make(name).apply)(params(name), given))
+    whole = chosen(name, jit(make(name).apply)(params(name), given))
     for row in range(3):
         alone = {key: array[row : row + 1] for key, array in given.items()}
-        found = chosen(name, jax.jit(make(name).apply)(params(name), alone))
+        found = chosen(name, jit(make(name).apply)(params(name), alone))
         for one, all_ in zip(found, whole, strict=True):
             assert_close(one[0], all_[row])
 
@@ -88,7 +89,7 @@ def test_what_stands_in_the_padding_changes_nothing(name):
         mask = real.reshape(*real.shape, *[1] * (noise.ndim - real.ndim))
         others[array] = np.where(mask, given[array], noise)
         assert not np.array_equal(others[array], given[array])
-    run = jax.jit(make(name).apply)
+    run = jit(make(name).apply)
     outputs, again = (chosen(name, run(params(name), b)) for b in (given, others))
     for path, one, other in zip(case.outputs, outputs, again, strict=True):
         if path in case.per_token:
