@@ -145,11 +145,13 @@ def check_vocabulary(recipe: "build.Recipe") -> None:
     """Every token must have a row in the embedding table; to be asked before any is made."""
     if "tokenizer" not in recipe.config.data:
         return
-    size = recipe.tokenizer.size
+    size, mask = recipe.tokenizer.size, ""
+    if "mask_rate" in recipe.config.data and recipe.tokenizer.mask == size:
+        size, mask = size + 1, " and one for what is masked"
     if recipe.fields.get("vocab", size) < size:
         raise config.InputError(
             f"model.vocab = {recipe.fields['vocab']} is less than the {size} tokens of "
-            f"data.tokenizer = {recipe.config.data.tokenizer!r}; allowed are {size} and more."
+            f"data.tokenizer = {recipe.config.data.tokenizer!r}{mask}; allowed are {size} and more."
         )
 
 
