@@ -109,8 +109,9 @@ class Pairs:
         for row, (index, draw) in enumerate(zip(indices, every, strict=True)):
             one, two, labels[row] = self.pair(int(index), draw)
             ends = len(one) + 1, len(one) + len(two) + 2  # places of the two separators
-            whole = [[tokenizer.bos], one, [tokenizer.eos], two, [tokenizer.eos]]
-            tokens[row, : ends[1] + 1] = np.concatenate(whole)
+            tokens[row, 0] = tokenizer.bos
+            tokens[row, 1 : ends[0]], tokens[row, ends[0]] = one, tokenizer.eos
+            tokens[row, ends[0] + 1 : ends[1]], tokens[row, ends[1]] = two, tokenizer.eos
             segments[row, : ends[1] + 1] = 1
             types[row, ends[0] + 1 : ends[1] + 1] = 1
             plain[row, 1 : ends[1]] = True

@@ -50,6 +50,7 @@ def open_rows(loaded: config.Loaded, source: str, split: str, progress: Progress
     given |= {"source": source or data.source, "split": split}
     own = loaded.extensions.get("source")
     runtime = dict(seed=loaded.config.seed, progress=progress, extensions=own)
+    runtime["training"] = (data.source, data.split)
     return kinds.open_rows(opener, given, **runtime)
 
 
@@ -109,6 +110,7 @@ def train_batches(recipe: "build.Recipe", progress: Progress | None = None) -> p
     check_vocabulary(recipe)
     values = recipe.config
     rows = open_rows(recipe.loaded, "", values.data.split, progress)
+    check_classes(recipe, rows)
     return pipeline.Batches(rows, recipe.batch, seed=recipe.seed, shuffle=values.data.shuffle)
 
 
@@ -153,6 +155,16 @@ def check_vocabulary(recipe: "build.Recipe") -> None:
             f"model.vocab = {recipe.fields['vocab']} is less than the {size} tokens of "
             f"data.tokenizer = {recipe.config.data.tokenizer!r}{mask}; allowed are {size} and more."
         )
+
+
+def check_classes(recipe: "build.Recipe", rows: Any) -> None:
+    """Every class must have a logit, of the fields that labelled rows say."""
+    for field, least in getattr(rows, "wants", {}).items():
+        if recipe.fields.get(field, least) < least:
+            raise config.InputError(
+                f"model.{field} = {recipe.fields[field]} is less than the {least} of the data "
+                f"({rows.describe()}); allowed are {least} and more."
+            )
 
 
 def prepare_data(loaded: config.Loaded, progress: Progress | None = None) -> str:
