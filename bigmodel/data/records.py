@@ -68,7 +68,8 @@ def find(
         return Records(name, found.fingerprint, found.split, lambda: of_function(name, extensions))
     if name == "python_stdlib":
         split = sources.hashed_split(name, split)
-        return Records(name, sys.version, split, lines_of_modules)
+        made = json.dumps([sys.version, MODULES, SHORTEST_LINE])
+        return Records(name, made, split, lines_of_modules)
     if kind in READERS and where:
         paths, _, fingerprint = files.find(where, f".{kind}")
         reader = READERS[kind]
