@@ -9,16 +9,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bigmodel import config
-from bigmodel.data import labelled_text, masked_text, text
+from bigmodel.data import labelled_text, labelled_tokens, masked_text, text
 
 KINDS: dict[str, Callable] = {
     "labelled_text": labelled_text.open_rows,
+    "labelled_tokens": labelled_tokens.open_rows,
     "masked_text": masked_text.open_rows,
     "text": text.open_rows,
 }
 # kind -> (its fields of a config) -> {name: (shape of a row, dtype)}
 SHAPES: dict[str, Callable] = {
     "labelled_text": labelled_text.row_shapes,
+    "labelled_tokens": text.row_shapes,
     "masked_text": masked_text.row_shapes,
     "text": text.row_shapes,
 }

@@ -142,7 +142,7 @@ def open_rows(
     if isinstance(tokenizer, str):
         tokenizer = tokenizers.load(tokenizer)
     for name, value, allowed in (
-        *(("labels", labels, LABELS), ("unfit", unfit, labelling.UNFIT)),
+        ("labels", labels, LABELS),
         ("normalize", normalize, cache.FORMS),
     ):
         if value not in allowed:
@@ -151,10 +151,7 @@ def open_rows(
                 f"{config.nearest(value, allowed)}"
             )
     texts = 2 if second_field else 1
-    if length < 2 * texts + 1:
-        raise config.InputError(f"data.length = {length}: allowed are {2 * texts + 1} and more.")
-    if len(set(classes)) < len(classes):
-        raise config.InputError(f"data.classes = {classes}: each class has one name of its own.")
+    labelling.check(classes, unfit, length, least=2 * texts + 1)
     shared = dict(
         tokenizer=tokenizer, length=length, field=field, second_field=second_field, label=label
     )

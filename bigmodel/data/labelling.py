@@ -66,11 +66,8 @@ class Reading:
             "offsets": np.cumsum([len(one) for one in flat], dtype=np.int64),
             "labels": self.as_array(labels, where_of, classes),
         }
-        content = hashlib.sha256(self.tokenizer.fingerprint.encode())
-        for name, array in arrays.items():
-            content.update(array.tobytes())
-            np.save(folder / f"{name}.npy", array)
-        return {"content": content.hexdigest(), "skipped": skipped, "classes": classes}
+        content = save(arrays, folder, self.tokenizer)
+        return {"content": content, "skipped": skipped, "classes": classes}
 
     def rows(self) -> Iterator[tuple[str, list[str], Any]]:
         """(where, texts, label) of each record of the split; by a hash of its texts, if at all."""
@@ -119,15 +116,43 @@ class Reading:
     def as_array(self, labels: list, where_of: list[str], classes: tuple[str, ...]) -> np.ndarray:
         if self.labels == "numbers":
             return np.array(labels, np.float32)[:, None]
-        ids = {name: number for number, name in enumerate(classes)}
-        for name, where in zip(labels, where_of, strict=True):
-            if name not in ids:
-                raise config.InputError(
-                    f"{where}: {name!r} is none of the classes {', '.join(classes)}."
-                    f"{config.nearest(name, classes)} They are those of data.classes, or else of "
-                    "the training split."
-                )
-        return np.array([ids[name] for name in labels], np.int32)
+        return ids_of(labels, where_of, classes)
+
+
+def check(classes: tuple[str, ...], unfit: str, length: int, *, least: int) -> None:
+    """Refuses fields that no data can have."""
+    if unfit not in UNFIT:
+        raise config.InputError(
+            f"data.unfit = {unfit!r}: allowed are {', '.join(UNFIT)}.{config.nearest(unfit, UNFIT)}"
+        )
+    if length < least:
+        raise config.InputError(f"data.length = {length}: allowed are {least} and more.")
+    if len(set(classes)) < len(classes):
+        raise config.InputError(f"data.classes = {classes}: each class has one name of its own.")
+
+
+def save(
+    arrays: dict[str, np.ndarray], folder: pathlib.Path, tokenizer: tokenizers.Tokenizer
+) -> str:
+    """Writes arrays by their names, and returns a hash of their content."""
+    content = hashlib.sha256(tokenizer.fingerprint.encode())
+    for name, array in arrays.items():
+        content.update(array.tobytes())
+        np.save(folder / f"{name}.npy", array)
+    return content.hexdigest()
+
+
+def ids_of(labels: list[str], where_of: list[str], classes: tuple[str, ...]) -> np.ndarray:
+    """The class of each label, int32; refuses one that is none, by where it stands."""
+    ids = {name: number for number, name in enumerate(classes)}
+    for name, where in zip(labels, where_of, strict=True):
+        if name not in ids:
+            raise config.InputError(
+                f"{where}: {name!r} is none of the classes {', '.join(classes)}."
+                f"{config.nearest(name, classes)} They are those of data.classes, or else of the "
+                "training split."
+            )
+    return np.array([ids[name] for name in labels], np.int32)
 
 
 def cut(room: int, first: int, second: int = 0) -> tuple[int, ...]:
