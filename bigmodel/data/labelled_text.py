@@ -151,6 +151,8 @@ def open_rows(
                 f"{config.nearest(value, allowed)}"
             )
     texts = 2 if second_field else 1
+    if classes and labels == "numbers":
+        raise config.InputError(f"data.classes = {classes}: numbers have none; allowed is ().")
     labelling.check(classes, unfit, length, least=2 * texts + 1)
     shared = dict(
         tokenizer=tokenizer, length=length, field=field, second_field=second_field, label=label

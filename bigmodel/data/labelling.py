@@ -60,7 +60,9 @@ class Reading:
                 f'source "{self.found.name}" has no records in the split "{self.split}" '
                 f"({skipped} are skipped)."
             )
-        classes = self.classes or tuple(in_order(labels)) * (self.labels == "classes")
+        classes = self.classes
+        if self.labels == "classes":
+            classes = classes or tuple(in_order(labels))
         arrays = {
             "tokens": np.concatenate(flat),
             "offsets": np.cumsum([len(one) for one in flat], dtype=np.int64),
