@@ -118,6 +118,16 @@ def read_parquet(paths: list[str], field: str) -> Iterator[tuple[str, str]]:
                     row += 1
 
 
+def find(pattern: str, suffix: str) -> tuple[list[str], list[int], str]:
+    """Paths of a file, folder or pattern in order, their bytes, and a fingerprint of them all."""
+    return _find(pattern, suffix)
+
+
+def opened(path: str) -> contextlib.AbstractContextManager[BinaryIO]:
+    """A file for reading, decompressed by its ending."""
+    return _open(path)
+
+
 def _text_of(line: bytes, field: str, name: str) -> str:
     try:
         record = json.loads(line.decode("utf-8", "replace"))

@@ -12,12 +12,16 @@ from bigmodel.objectives.tokens import (
     LOGITS_ON_CPU,
     chunk_length,
     cross_entropy,
+    label_tokens,
+    masked_token,
     next_token,
 )
 
 # name in a config -> what makes it
 OBJECTIVES = {
     "classify": classify,
+    "label_tokens": label_tokens,
+    "masked_token": masked_token,
     "next_token": next_token,
     "regress": regress,
 }
