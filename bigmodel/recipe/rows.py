@@ -109,6 +109,7 @@ def train_batches(recipe: "build.Recipe", progress: Progress | None = None) -> p
     check_vocabulary(recipe)
     values = recipe.config
     rows = open_rows(recipe.loaded, "", values.data.split, progress)
+    check_rows(recipe, rows)
     return pipeline.Batches(rows, recipe.batch, seed=recipe.seed, shuffle=values.data.shuffle)
 
 
@@ -123,6 +124,7 @@ def evaluation(
     check_vocabulary(recipe)
     fields = entries.evaluation(name, entry)
     rows = open_rows(recipe.loaded, fields["source"], fields["split"], progress)
+    check_rows(recipe, rows)
     at_a_time = recipe.batch // recipe.accumulate  # what fits in training fits here
     batches = pipeline.Batches(rows, at_a_time, shuffle=False, repeat=False)
     chosen = spread(len(batches), recipe.accumulate, fields["batches"])
@@ -150,6 +152,22 @@ def check_vocabulary(recipe: "build.Recipe") -> None:
         raise config.InputError(
             f"model.vocab = {recipe.fields['vocab']} is less than the {size} tokens of "
             f"data.tokenizer = {recipe.config.data.tokenizer!r}; allowed are {size} and more."
+        )
+
+
+def check_rows(recipe: "build.Recipe", rows: pipeline.Rows) -> None:
+    """The same of data whose ids are known only when it is open; and of who may see what."""
+    size, data = getattr(rows, "vocabulary", 0), recipe.config.data
+    if recipe.fields.get("vocab", size) < size:
+        raise config.InputError(
+            f"model.vocab = {recipe.fields['vocab']} is less than the {size} ids of data.source = "
+            f"{data.source!r} (padding, its items, the mask of a cloze); allowed are {size} and "
+            "more."
+        )
+    if recipe.fields.get("causal") is False and data.get("mask_rate") == 0:
+        raise config.InputError(
+            "data.mask_rate = 0.0: a model that sees both sides (model.causal = False) would see "
+            "what it is to tell; allowed are rates above 0."
         )
 
 
