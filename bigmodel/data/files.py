@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO, cast
 
 from etils import epath
@@ -96,6 +96,19 @@ def read_jsonl(
                 name, position = f"{path}: the line at byte {position}", position + len(line)
                 if line.strip():
                     yield name, _text_of(line, field, name)
+
+
+def read_lines(paths: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """("path, line 3", text without its end) of each line that is not blank."""
+    for path in paths:
+        with _open(path) as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    text = line.decode("utf-8").strip("\r\n\ufeff")
+                except UnicodeDecodeError as error:
+                    raise config.InputError(f"{path}, line {number} is not UTF-8.") from error
+                if text.strip():
+                    yield f"{path}, line {number}", text
 
 
 def read_parquet(paths: list[str], field: str) -> Iterator[tuple[str, str]]:

@@ -5,8 +5,11 @@ the fields of a config. One that is about all rows of a batch together has an at
 `whole_batch`, and its batch is not taken in parts.
 """
 
+from collections.abc import Callable
+
 from bigmodel.objectives.classes import classify, regress
 from bigmodel.objectives.contract import Objective, Sums
+from bigmodel.objectives.items import next_item
 from bigmodel.objectives.tokens import (
     LOGITS,
     LOGITS_ON_CPU,
@@ -18,10 +21,11 @@ from bigmodel.objectives.tokens import (
 )
 
 # name in a config -> what makes it
-OBJECTIVES = {
+OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "classify": classify,
     "label_tokens": label_tokens,
     "masked_token": masked_token,
+    "next_item": next_item,
     "next_token": next_token,
     "regress": regress,
 }
@@ -34,5 +38,6 @@ __all__ = [
     "Sums",
     "chunk_length",
     "cross_entropy",
+    "next_item",
     "next_token",
 ]

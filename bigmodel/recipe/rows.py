@@ -172,6 +172,12 @@ def check_rows(recipe: "build.Recipe", rows: Any) -> None:
             f"{rows.source} ({', '.join(named[:8])}{', ...' * (len(named) > 8)}); allowed are "
             f"{len(named)} and more."
         )
+    data = recipe.config.data
+    if recipe.fields.get("causal") is False and data.get("mask_rate") == 0:
+        raise config.InputError(
+            "data.mask_rate = 0.0: a model that sees both sides (model.causal = False) would see "
+            "what it is to tell; allowed are rates above 0."
+        )
 
 
 def prepare_data(loaded: config.Loaded, progress: Progress | None = None) -> str:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from flax.core import meta
 
-from bigmodel.models import encoder, vit
+from bigmodel.models import encoder, recommender, vit
 from tests.quick import jit
 
 SMALL = dict(width=16, heads=4, layers=2, dtype="float32")
@@ -65,6 +65,22 @@ def texts(rows: int, seed: int) -> dict[str, np.ndarray]:
     }
 
 
+def histories(rows: int, seed: int) -> dict[str, np.ndarray]:
+    """Items 1 to 19, padded on the left."""
+    draw = np.random.default_rng(seed)
+    real = np.arange(7) >= draw.integers(1, 5, (rows, 1))
+    tokens = np.where(real, draw.integers(1, 20, real.shape), 0).astype(np.int32)
+    rows_ = np.arange(rows, dtype=np.int32)
+    return {"tokens": tokens, "segments": real.astype(np.int32), "rows": rows_}
+
+
+RECOMMENDERS: dict[str, dict[str, Any]] = {
+    "sasrec": dict(causal=True, hidden=16, qkv_bias=False, embed_scale=True),
+    "bert4rec": dict(
+        **dict(causal=False, norm_placement="post", feedforward="gelu", init_std=0.02),
+        **dict(embed_norm=True, projection=True),
+    ),
+}
 VIT = dict(image=8, patch=4, classes=5)
 
 FAMILIES: dict[str, Case] = {
@@ -72,6 +88,17 @@ FAMILIES: dict[str, Case] = {
         vit.make, VIT | dict(pooling=pooling), images, ("class_logits", "embeddings/pooled")
     )
     for pooling in vit.POOLINGS
+}
+FAMILIES |= {
+    name: Case(
+        recommender.make,
+        dict(vocab=24, length=8) | fields,
+        histories,
+        ("hidden", "logits"),
+        segments=("segments", ("tokens",)),
+        per_token=("hidden", "logits"),
+    )
+    for name, fields in RECOMMENDERS.items()
 }
 
 ENCODER = dict(vocab=19, length=8, dropout=0.0)
