@@ -80,7 +80,6 @@ def open_cache(
             f'normalize "{normalize}" is unknown; allowed are {", ".join(FORMS)}.'
             f"{config.nearest(normalize, FORMS)}"
         )
-    root = folder or os.environ.get("BIGMODEL_CACHE") or _home()
     key = _key(source, split, tokenizer, normalize, deduplicate)
     report = progress or (lambda what, done, total: None)
 
@@ -95,17 +94,30 @@ def open_cache(
             )
         return notes
 
-    if "://" not in root:
-        local = pathlib.Path(root).expanduser() / key
-        arrays, meta = store.build(local, write)
-    else:
-        local, remote = pathlib.Path(_home()) / key, config.place(root, "data.cache_dir") / key
-        found = store.load(local) or store.fetch(remote, local)
-        arrays, meta = found or store.build(local, write)
-        if store.load_meta(remote) is None:
-            store.push(local, remote)
+    local, (arrays, meta) = stored(folder, key, write)
     counts = {k: meta[k] for k in ("documents", "duplicates", "empty", "bytes", "content")}
     return Cache(local, arrays["tokens"], arrays["offsets"], **counts)
+
+
+def stored(
+    folder: str, key: str, write: Callable[[pathlib.Path], dict]
+) -> tuple[pathlib.Path, store.Stored]:
+    """Where a prepared folder lies here, and what is in it; built if it is not there.
+
+    Args:
+        folder: where caches lie, local or remote; see `open_cache`.
+        key: of what it holds.
+        write: see `store.build`.
+    """
+    root = folder or os.environ.get("BIGMODEL_CACHE") or _home()
+    if "://" not in root:
+        local = pathlib.Path(root).expanduser() / key
+        return local, store.build(local, write)
+    local, remote = pathlib.Path(_home()) / key, config.place(root, "data.cache_dir") / key
+    found = store.load(local) or store.fetch(remote, local) or store.build(local, write)
+    if store.load_meta(remote) is None:
+        store.push(local, remote)
+    return local, found
 
 
 def noted(

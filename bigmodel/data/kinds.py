@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bigmodel import config
-from bigmodel.data import text
+from bigmodel.data import pairs, text
 
-KINDS: dict[str, Callable] = {"text": text.open_rows}
+KINDS: dict[str, Callable] = {"pairs": pairs.open_rows, "text": text.open_rows}
 # kind -> (its fields of a config) -> {name: (shape of a row, dtype)}
-SHAPES: dict[str, Callable] = {"text": text.row_shapes}
+SHAPES: dict[str, Callable] = {"pairs": pairs.row_shapes, "text": text.row_shapes}
 RUNTIME = ("seed", "progress", "extensions")
 
 
