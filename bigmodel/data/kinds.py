@@ -9,11 +9,21 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bigmodel import config
-from bigmodel.data import pairs, text
+from bigmodel.data import pairs, spans, text
 
-KINDS: dict[str, Callable] = {"pairs": pairs.open_rows, "text": text.open_rows}
+KINDS: dict[str, Callable] = {
+    "pairs": pairs.open_rows,
+    "spans": spans.open_rows,
+    "text": text.open_rows,
+}
 # kind -> (its fields of a config) -> {name: (shape of a row, dtype)}
-SHAPES: dict[str, Callable] = {"pairs": pairs.row_shapes, "text": text.row_shapes}
+SHAPES: dict[str, Callable] = {
+    "pairs": pairs.row_shapes,
+    "spans": pairs.row_shapes,
+    "text": text.row_shapes,
+}
+# kind -> (its fields, ids of its tokenizer) -> ids in all, where it has more than the tokenizer
+IDS: dict[str, Callable] = {"spans": spans.ids}
 RUNTIME = ("seed", "progress", "extensions")
 
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import pathlib
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -66,22 +66,12 @@ class Rows:
         indices = np.asarray(indices, np.int64)
         if len(indices) and not -1 < indices.min() <= indices.max() < len(self):
             raise IndexError(f"rows {indices.min()} to {indices.max()} of {len(self)}")
-        b, S, T = len(indices), self.source_length, self.length
-        row = {name: np.zeros((b, S), np.int32) for name in SOURCE}
-        row |= {name: np.zeros((b, T), np.int32) for name in TARGET}
-        row["weights"] = np.zeros((b, T), np.float32)
-        for at, pair in enumerate(self.chosen[indices]):
-            source = self.side("source", pair)[: S - 1]
-            s, targets = len(source) + 1, self.side("target", pair)[:T]
-            t = min(len(targets) + 1, T)
-            row["source"][at, :s] = [*source, self.tokenizer.eos]
-            row["source_segments"][at, :s] = 1
-            row["source_positions"][at, :s] = np.arange(s)
-            row["targets"][at, :t] = [*targets, self.tokenizer.eos][:t]
-            row["tokens"][at, :t] = [self.tokenizer.bos, *targets][:t]
-            row["segments"][at, :t] = row["weights"][at, :t] = 1
-            row["positions"][at, :t] = np.arange(t)
-        return row
+        S, T, end = self.source_length, self.length, [self.tokenizer.eos]
+        both = [
+            ([*self.side("source", pair)[: S - 1], *end], [*self.side("target", pair), *end][:T])
+            for pair in self.chosen[indices]
+        ]
+        return batch_of(both, S, T, self.tokenizer.bos)
 
     def side(self, name: str, pair: int) -> np.ndarray:
         """A pair's "source" or "target", without an end token."""
@@ -109,6 +99,25 @@ class Rows:
 
 SOURCE = ("source", "source_segments", "source_positions")
 TARGET = ("tokens", "targets", "segments", "positions")
+
+
+def batch_of(
+    both: Sequence[tuple[Sequence[int], Sequence[int]]], S: int, T: int, bos: int
+) -> dict[str, np.ndarray]:
+    """(source, targets) of each row, ends with them -> its arrays [b, S] and [b, T]."""
+    row = {name: np.zeros((len(both), S), np.int32) for name in SOURCE}
+    row |= {name: np.zeros((len(both), T), np.int32) for name in TARGET}
+    row["weights"] = np.zeros((len(both), T), np.float32)
+    for at, (source, targets) in enumerate(both):
+        s, t = len(source), len(targets)
+        row["source"][at, :s] = source
+        row["source_segments"][at, :s] = 1
+        row["source_positions"][at, :s] = np.arange(s)
+        row["targets"][at, :t] = targets
+        row["tokens"][at, :t] = [bos, *targets[:-1]]
+        row["segments"][at, :t] = row["weights"][at, :t] = 1
+        row["positions"][at, :t] = np.arange(t)
+    return row
 
 
 def open_rows(

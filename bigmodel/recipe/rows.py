@@ -146,6 +146,9 @@ def check_vocabulary(recipe: "build.Recipe") -> None:
     if "tokenizer" not in recipe.config.data:
         return
     size = recipe.tokenizer.size
+    data = recipe.config.data
+    if data.kind in kinds.IDS:
+        size = kinds.IDS[data.kind]({name: data[name] for name in data}, size)
     if recipe.fields.get("vocab", size) < size:
         raise config.InputError(
             f"model.vocab = {recipe.fields['vocab']} is less than the {size} tokens of "
