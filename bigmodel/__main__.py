@@ -133,8 +133,9 @@ def _evaluate(values: Values) -> None:
 
 
 def _generate(values: Values) -> None:
-    prompts = _prompts(values)
-    streams = sys.stdout.isatty() and not values.json
+    inputs = _inputs(values)
+    prompts = [] if inputs and values.prompt is values.prompts is None else _prompts(values)
+    streams = sys.stdout.isatty() and not values.json and not inputs and values.num_beams == 1
     streams = streams and len(prompts) == values.num_return_sequences == 1
     if streams:
         print(prompts[0], end="", flush=True)
@@ -144,18 +145,31 @@ def _generate(values: Values) -> None:
     samples = run.generate(
         values.workdir,
         prompts,
+        inputs=inputs,
         on_text=(lambda _, __, piece: print(piece, end="", flush=True)) if streams else None,
         **{flag.name: values[flag.name].value for flag in SAMPLING},
     )
+    if len(prompts) < len(samples):  # none, or one for all
+        prompts = (prompts or [""]) * len(samples)
+    columns = {"prompt": prompts, **inputs, "samples": samples}
     if values.json:
-        pairs = zip(prompts, samples, strict=True)
-        found = [{"prompt": prompt, "samples": texts} for prompt, texts in pairs]
+        rows = zip(*columns.values(), strict=True)
+        found = [dict(zip(columns, row, strict=True)) for row in rows]
         print(json.dumps(found, ensure_ascii=False))
     elif streams:
         print()
     else:
         whole = [p + text for p, texts in zip(prompts, samples, strict=True) for text in texts]
-        print("\n----\n".join(whole))
+        if inputs:  # a line each, beside the lines of the input
+            print("\n".join(" ".join(text.splitlines()) for text in whole))
+        else:
+            print("\n----\n".join(whole))
+
+
+def _inputs(values: Values) -> dict[str, list[str]]:
+    from bigmodel.data import inputs
+
+    return dict([inputs.parse(values.input)]) if values.input else {}
 
 
 def _prompts(values: Values) -> list[str]:
@@ -243,6 +257,8 @@ SAMPLING = (
     Flag("min_p", float, "X", "drops what is under X times the likeliest", 0.0, bounds=(0, 1)),
     Flag("repetition_penalty", float, "X", "over 1: fewer repetitions", 1.0, bounds=(0, None)),
     Flag("seed", int, "N", "the same seed draws the same text", 0, bounds=(0, None)),
+    Flag("num_beams", int, "N", "over 1: a search, draws nothing", 1, bounds=(1, None)),
+    Flag("length_penalty", float, "X", "of a search: more of it, longer texts", 0.6),
 )
 PLAN = (
     dataclasses.replace(CONFIG, required=False),
@@ -272,6 +288,7 @@ COMMANDS = {
         WORKDIR,
         Flag("prompt", str, "TEXT", "what the text begins with"),
         Flag("prompts", str, "FILE", "many prompts, one a line"),
+        Flag("input", str, "NAME=FILE", "what is read besides, such as source=FILE (or TEXT)"),
         *SAMPLING,
         JSON,
     )),

@@ -9,7 +9,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bigmodel import config
-from bigmodel.data import images, interactions, labelled_text, labelled_tokens, masked_text, text
+from bigmodel.data import (
+    images,
+    interactions,
+    labelled_text,
+    labelled_tokens,
+    masked_text,
+    pairs,
+    spans,
+    text,
+)
 
 KINDS: dict[str, Callable] = {
     "images": images.open_rows,
@@ -17,6 +26,8 @@ KINDS: dict[str, Callable] = {
     "labelled_text": labelled_text.open_rows,
     "labelled_tokens": labelled_tokens.open_rows,
     "masked_text": masked_text.open_rows,
+    "pairs": pairs.open_rows,
+    "spans": spans.open_rows,
     "text": text.open_rows,
 }
 # kind -> (fields of a config's model and data) -> {name: (shape of a row, dtype)}
@@ -26,8 +37,12 @@ SHAPES: dict[str, Callable] = {
     "labelled_text": labelled_text.row_shapes,
     "labelled_tokens": text.row_shapes,
     "masked_text": masked_text.row_shapes,
+    "pairs": pairs.row_shapes,
+    "spans": pairs.row_shapes,
     "text": text.row_shapes,
 }
+# kind -> (its fields, ids of its tokenizer) -> ids in all, where it has more than the tokenizer
+IDS: dict[str, Callable] = {"spans": spans.ids}
 RUNTIME = ("seed", "progress", "extensions", "training")
 
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from flax.core import meta
 
-from bigmodel.models import encoder, recommender, vit
+from bigmodel.models import encoder, encoder_decoder, recommender, vit
 from tests.quick import jit
 
 SMALL = dict(width=16, heads=4, layers=2, dtype="float32")
@@ -65,6 +65,18 @@ def texts(rows: int, seed: int) -> dict[str, np.ndarray]:
     }
 
 
+def pairs(rows: int, seed: int) -> dict[str, np.ndarray]:
+    """Sources of 3 to 7 tokens in 8 places, and as many tokens in all rows."""
+    draw = np.random.default_rng(seed)
+    real = np.arange(8) < draw.integers(3, 8, (rows, 1))
+    return {
+        "source": draw.integers(0, 17, (rows, 8)).astype(np.int32),
+        "source_segments": real.astype(np.int32),
+        "tokens": draw.integers(0, 17, (rows, 6)).astype(np.int32),
+        "rows": np.arange(rows, dtype=np.int32),
+    }
+
+
 def histories(rows: int, seed: int) -> dict[str, np.ndarray]:
     """Items 1 to 19, padded on the left."""
     draw = np.random.default_rng(seed)
@@ -82,6 +94,15 @@ RECOMMENDERS: dict[str, dict[str, Any]] = {
     ),
 }
 VIT = dict(image=8, patch=4, classes=5)
+
+PAIRS: dict[str, dict[str, Any]] = {
+    "transformer": dict(vocab=17, encoder_layers=3),
+    "t5": dict(
+        **dict(vocab=17, head_dim=6, hidden=24, norm="rms", norm_placement="pre", bias=False),
+        **dict(position="none", relative_buckets=8, relative_distance=6, attention_scale=1.0),
+        **dict(feedforward="geglu", embed_scale=False, head_scale=True),
+    ),
+}
 
 FAMILIES: dict[str, Case] = {
     f"vit_{pooling}": Case(
@@ -130,6 +151,18 @@ FAMILIES |= {
         PADDED,
         ("hidden",),
     ),
+}
+
+FAMILIES |= {
+    name: Case(
+        encoder_decoder.make,
+        fields,
+        pairs,
+        ("logits", "hidden", "memory"),
+        ("source_segments", ("source",)),
+        ("memory",),
+    )
+    for name, fields in PAIRS.items()
 }
 
 
