@@ -1,6 +1,7 @@
 """The vision transformer: images as sequences of patches."""
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -172,6 +173,32 @@ def patches(images: jax.Array, size: int) -> jax.Array:
     return cut.reshape(B, -1, size * size * C)
 
 
+def unpatchify(patches: jax.Array, size: int, height: int) -> jax.Array:
+    """The inverse of `patches`, for images of so many pixels.  [B, P, E] -> [B, H, W, C]"""
+    B, P, E = patches.shape
+    rows = height // size
+    cut = patches.reshape(B, rows, P // rows, size, size, E // size**2)
+    return cut.transpose(0, 1, 3, 2, 4, 5).reshape(B, height, P // rows * size, -1)
+
+
+def check_patches(of: Any) -> None:
+    """Patches of a model of images must fill them."""
+    if of.image % of.patch:
+        raise config.InputError(
+            f"model.patch = {of.patch} does not divide model.image = {of.image}."
+        )
+
+
+def check_images(of: Any, images: jax.Array) -> None:
+    """Images must be as large as a model of images says they are."""
+    wanted = (of.image, of.image, of.channels)
+    if images.shape[1:] != wanted:
+        raise config.InputError(
+            f"images are {' x '.join(map(str, images.shape[1:]))}, and model.image x model.image x "
+            f"model.channels is {' x '.join(map(str, wanted))}; they must be alike."
+        )
+
+
 def make(**fields) -> Model:
     """The handle of a vision transformer with the fields of `ViT`."""
     vit = ViT(**fields)
@@ -180,10 +207,7 @@ def make(**fields) -> Model:
             f"model.pooling = {vit.pooling!r}: allowed are {', '.join(POOLINGS)}."
             f"{config.nearest(vit.pooling, POOLINGS)}"
         )
-    if vit.image % vit.patch:
-        raise config.InputError(
-            f"model.patch = {vit.patch} does not divide model.image = {vit.image}."
-        )
+    check_patches(vit)
 
     def init(rng: jax.Array, batch: Batch) -> Params:
         return vit.init(rng, batch)["params"]

@@ -5,8 +5,11 @@ the fields of a config. One that is about all rows of a batch together has an at
 `whole_batch`, and its batch is not taken in parts.
 """
 
+from collections.abc import Callable
+
 from bigmodel.objectives.classes import classify, regress
 from bigmodel.objectives.contract import Objective, Sums
+from bigmodel.objectives.flow import flow_matching
 from bigmodel.objectives.tokens import (
     LOGITS,
     LOGITS_ON_CPU,
@@ -16,8 +19,9 @@ from bigmodel.objectives.tokens import (
 )
 
 # name in a config -> what makes it
-OBJECTIVES = {
+OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "classify": classify,
+    "flow_matching": flow_matching,
     "next_token": next_token,
     "regress": regress,
 }

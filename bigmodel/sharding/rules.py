@@ -40,6 +40,7 @@ FSDP_TENSOR: Rules = (
     ("positions",         None),
     ("patch",             None),               # pixels of a patch
     ("classes",           None),
+    ("frequencies",       None),               # of a time's sines
     ("norm",              None),               # vectors as long as the width: too small to cut
     ("layers",            "stage"),            # each stage of a pipeline has its own
     ("dense_layers",      None),               # those before the experts are in none

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from flax.core import meta
 
-from bigmodel.models import vit
+from bigmodel.models import dit, vit
 from tests.quick import jit
 
 SMALL = dict(width=16, heads=4, layers=2, dtype="float32")
@@ -47,6 +47,13 @@ def images(rows: int, seed: int) -> dict[str, np.ndarray]:
     return {"images": pixels, "rows": np.arange(rows, dtype=np.int32)}
 
 
+def noisy_images(rows: int, seed: int) -> dict[str, np.ndarray]:
+    draw = np.random.default_rng(seed + 1)
+    labels = draw.integers(0, 5, rows).astype(np.int32)
+    time = draw.uniform(size=rows).astype(np.float32)
+    return images(rows, seed) | {"labels": labels, "noise_time": time}
+
+
 VIT = dict(image=8, patch=4, classes=5)
 
 FAMILIES: dict[str, Case] = {
@@ -54,6 +61,8 @@ FAMILIES: dict[str, Case] = {
         vit.make, VIT | dict(pooling=pooling), images, ("class_logits", "embeddings/pooled")
     )
     for pooling in vit.POOLINGS
+} | {
+    "dit": Case(dit.make, VIT | dict(channels=3, patch=2), noisy_images, ("velocity",)),
 }
 
 
