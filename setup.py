@@ -43,7 +43,7 @@ EXTRAS = {
     "s3": ["etils[epath-s3]"],  # s3:// paths of data
     "text": ["sacrebleu"],
     "audio": ["jiwer", "soundfile"],
-    "image": ["pillow"],
+    "image": ["pillow", "scikit-learn"],  # scikit-learn: its digits
     "dev": [
         LIBTPU,
         "hypothesis>=6",
@@ -52,6 +52,7 @@ EXTRAS = {
         "pytest>=9",
         "pytest-xdist>=3.8",
         "ruff>=0.17",
+        "scikit-learn>=1.7",
     ],
 }
 

@@ -70,7 +70,8 @@ def figures(totals: dict[str, float], bytes_per_target: float) -> dict[str, floa
     if "nll" in means:
         nll = means.pop("nll")
         found["perplexity"] = scores.perplexity(nll, 1)
-        found["bits_per_byte"] = scores.bits_per_byte(nll, bytes_per_target)
+        if bytes_per_target:  # of text
+            found["bits_per_byte"] = scores.bits_per_byte(nll, bytes_per_target)
     if "correct" in means:
         found["accuracy"] = means.pop("correct")
     return found | means | {"targets": weight}

@@ -150,9 +150,9 @@ def _find(pattern: str, suffix: str) -> tuple[list[str], list[int], str]:
     root = os.path.commonpath([os.path.dirname(path) for path in paths]) if len(paths) > 1 else ""
     sizes, known = [], []
     for path in paths:
-        size, changed = _stat(path)
+        size, when = changed(path)
         sizes.append(size)
-        known.append([path.removeprefix(root) if root else os.path.basename(path), size, changed])
+        known.append([path.removeprefix(root) if root else os.path.basename(path), size, when])
     return paths, sizes, hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
 
@@ -191,7 +191,7 @@ def _root(pattern: str) -> str:
     return pattern or "."
 
 
-def _stat(path: str) -> tuple[int, int | str]:
+def changed(path: str) -> tuple[int, int | str]:
     """Bytes, and the time of the last change; s3:// tells none, there a hash of both ends."""
     if "://" not in path:
         found = os.stat(path)

@@ -9,11 +9,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bigmodel import config
-from bigmodel.data import text
+from bigmodel.data import images, text
 
-KINDS: dict[str, Callable] = {"text": text.open_rows}
-# kind -> (its fields of a config) -> {name: (shape of a row, dtype)}
-SHAPES: dict[str, Callable] = {"text": text.row_shapes}
+KINDS: dict[str, Callable] = {
+    "images": images.open_rows,
+    "text": text.open_rows,
+}
+# kind -> (fields of a config's model and data) -> {name: (shape of a row, dtype)}
+SHAPES: dict[str, Callable] = {
+    "images": images.row_shapes,
+    "text": text.row_shapes,
+}
 RUNTIME = ("seed", "progress", "extensions")
 
 

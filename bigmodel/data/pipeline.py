@@ -91,7 +91,8 @@ class Batches:
     @functools.cached_property
     def spec(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shape [batch, ...] and dtype of every array of a batch."""
-        row = self.rows.take(np.zeros(1, np.int64))
+        first = np.zeros(1, np.int64)
+        row = self.rows.take(first, first if self.repeat else None)
         row["rows"] = np.zeros(1, np.int32)
         return {
             name: jax.ShapeDtypeStruct((self.batch, *array.shape[1:]), array.dtype)

@@ -37,6 +37,13 @@ def find_python_stdlib(split: str) -> Found:
 
 def find(name: str, split: str, field: str) -> Found:
     """Any TFDS data set with a text feature, as "lm1b" or "wikipedia/20230601.en"."""
+    builder = builder_of(name)
+    _text_feature(builder, name, field)
+    return _parts(builder.data_path, name, split, field)
+
+
+def builder_of(name: str) -> Any:
+    """A data set that TFDS knows, prepared if need be, in a form with random access."""
     import tensorflow_datasets as tfds
 
     try:
@@ -52,8 +59,7 @@ def find(name: str, split: str, field: str) -> Found:
     if not builder.data_path.exists():
         _prepare(builder, name, sys.stderr)
     _random_access(builder, name)
-    _text_feature(builder, name, field)
-    return _parts(builder.data_path, name, split, field)
+    return builder
 
 
 def read(folder: str, split: str, field: str, start: int, stop: int) -> Iterator[tuple[str, str]]:

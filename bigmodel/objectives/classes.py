@@ -26,7 +26,10 @@ def classify(model: Any, *, label_smoothing: float = 0.0) -> Objective:
         logits = model.apply(params, batch, rngs=rngs(rng))["class_logits"]
         labels, N = batch["labels"], logits.shape[-1]
         weights = example_weights(batch)
-        shares = jax.nn.one_hot(labels, N) if labels.ndim == 1 else labels
+        if labels.ndim == 1:
+            shares = jax.nn.one_hot(labels, N)
+        else:  # there may be more logits than classes
+            shares = jnp.pad(labels, ((0, 0), (0, N - labels.shape[1])))
         log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
         nll = -(shares * log_p).sum(-1)
         smooth = (1 - label_smoothing) * nll - label_smoothing * log_p.mean(-1)

@@ -98,7 +98,7 @@ def layout_of(values: Any) -> dict[str, Any]:
         **{name: plain[name] for name in LAYOUT},
         "extra_rules": plain["extra_rules"],
         **{name: model.get(name) for name in OF_MODEL},
-        "length": plain["data"]["length"],
+        "length": plain["data"].get("length"),
         "microbatches": plain["pipeline"]["microbatches"],
         "repeats": plain["pipeline"]["repeats"],
         "offload": plain["optimizer"]["offload"],
@@ -111,10 +111,17 @@ def scaled(kinds: Mapping[str, int], peak: int) -> dict[str, int]:
     return rest | {"other": peak - sum(rest.values())}
 
 
-def flops_of(request: Request) -> dict[str, Any]:
-    """Model FLOPs of a step over the whole mesh, by both conventions; None for a foreign model."""
+def flops_of(request: Request, traced: float = 0.0) -> dict[str, Any]:
+    """Model FLOPs of a step over the whole mesh, by both conventions.
+
+    Of other families than the decoder they are those of the traced step, all pairs of attention
+    counted by either name, and unknown where the step computes some of them again.
+    """
     values, by_name = request.loaded.config, {}
-    if values.model.name == "decoder":
+    if values.model.name != "decoder":
+        again = request.task == "train" and values.model.to_dict().get("remat") != "none"
+        by_name = {} if again or not traced else dict.fromkeys(costs.CONVENTIONS, traced)
+    else:
         fields = values.model.to_dict()
         for convention in costs.CONVENTIONS:
             by_name[convention] = task_flops(request, fields, convention)
@@ -134,8 +141,8 @@ def task_flops(request: Request, fields: Mapping[str, Any], convention: str) -> 
 
 def tokens_of(request: Request) -> int:
     values = request.loaded.config
-    lengths = {"decode": 1, "prefill": request.prompt}
-    return values.batch * lengths.get(request.task, values.data.length)
+    whole = values.data.length if "length" in values.data else 1
+    return values.batch * {"decode": 1, "prefill": request.prompt}.get(request.task, whole)
 
 
 def timing(request: Request, found: Found, spent: Spent, devices: int) -> dict[str, Any]:
@@ -161,7 +168,7 @@ def timing(request: Request, found: Found, spent: Spent, devices: int) -> dict[s
         "bubble": bubble,
         "collectives_hidden": max(0.0, parts.get("collectives", 0.0) - exposed),
     }
-    flops, tokens = flops_of(request), tokens_of(request)
+    flops, tokens = flops_of(request, found.meta["traced_flops"]), tokens_of(request)
     peak = chip.peak_flops * devices * seconds
     rate = tokens / seconds
     price = price_of(request)
@@ -216,7 +223,7 @@ def untimed(request: Request, found: Found, whole: Program) -> dict[str, Any]:
     rows = [row | {"seconds": None, "exposed_seconds": None} for row in collectives(spent)]
     nothing = ("step_seconds", "time", "mfu", "mfu_full_attention", "tokens_per_second")
     more = ("tokens_per_second_per_chip", "dollars_per_million_tokens", "roofline")
-    flops = flops_of(request)
+    flops = flops_of(request, found.meta["traced_flops"])
     flops["flops"] |= {"compiled_per_device": sum(row[2] for row in spent.operations.values())}
     return flops | dict.fromkeys((*nothing, *more)) | {"collectives": rows}
 

@@ -71,6 +71,12 @@ def ask(loaded: config.Loaded, flags: Flags) -> dict[str, Any]:
     """The plan, with all that its flags want besides."""
     options = dict(task=flags.task, full=flags.full, prompt=flags.prompt_tokens)
     request = make_request(loaded, flags.topology or "", slices=flags.slices, **options)
+    decoder = request.loaded.config.model.name == "decoder"
+    if flags.search and not decoder:
+        raise config.InputError(
+            f"--search: layouts are estimated for the family 'decoder', and this model is a "
+            f"{request.loaded.config.model.name!r}; plan a layout of it without --search."
+        )
     if flags.search:
         say = say_progress()
         return search.plan(request, objective=flags.objective, compiled=flags.compiled, say=say)
@@ -84,8 +90,9 @@ def ask(loaded: config.Loaded, flags: Flags) -> dict[str, Any]:
         path = calibrate.keep(chip, value)
         print(f"{path}: efficiency {value:.3f} for {chip.name}", file=sys.stderr)
     plan = answer.plan(request, found)
-    plan["scaling"] = search.scaling(request, plan)
-    if plan["fits"] is False and flags.task == "train":
+    if decoder:
+        plan["scaling"] = search.scaling(request, plan)
+    if plan["fits"] is False and flags.task == "train" and decoder:
         plan["changes"] = cures.tried(request, plan, say_progress())
     return plan
 

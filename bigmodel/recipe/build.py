@@ -285,6 +285,7 @@ def make_model(
         return table[name](**fields), fields
     module, builder = models.FAMILIES[name]
     model_checks.model(name, fields, length=row_length(values))
+    model_checks.images(fields, values.data)
     mesh, pipeline = layout.mesh, layout.pipeline
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     bound: dict[str, Any] = {}

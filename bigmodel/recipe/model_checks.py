@@ -52,6 +52,16 @@ def model(name: str, fields: Mapping[str, Any], *, length: int) -> None:
         decoder(fields)
 
 
+def images(fields: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """The data's images must be as the model wants them."""
+    for field, of_data in (("image", "size"), ("channels", "channels")):
+        if field in fields and of_data in data and fields[field] != data[of_data]:
+            raise config.InputError(
+                f"data.{of_data} = {data[of_data]}: the model takes images of model.{field} = "
+                f"{fields[field]}; the two must be equal."
+            )
+
+
 def heads(fields: Mapping[str, Any]) -> None:
     """Checks that heads come apart evenly."""
     width, H = fields["width"], fields["heads"]

@@ -58,8 +58,7 @@ def batch_spec(recipe: "build.Recipe") -> dict[str, jax.ShapeDtypeStruct]:
     data = recipe.config.data
     if data.kind not in kinds.SHAPES:
         return train_batches(recipe).spec
-    row = kinds.SHAPES[data.kind]({name: data[name] for name in data})
-    row = row | {"rows": ((), "int32")}
+    row = kinds.SHAPES[data.kind]({**recipe.fields, **data.to_dict()}) | {"rows": ((), "int32")}
     return {
         name: jax.ShapeDtypeStruct((recipe.batch, *shape), dtype)
         for name, (shape, dtype) in row.items()
@@ -109,6 +108,7 @@ def train_batches(recipe: "build.Recipe", progress: Progress | None = None) -> p
     check_vocabulary(recipe)
     values = recipe.config
     rows = open_rows(recipe.loaded, "", values.data.split, progress)
+    check_classes(recipe, rows)
     return pipeline.Batches(rows, recipe.batch, seed=recipe.seed, shuffle=values.data.shuffle)
 
 
@@ -123,6 +123,7 @@ def evaluation(
     check_vocabulary(recipe)
     fields = entries.evaluation(name, entry)
     rows = open_rows(recipe.loaded, fields["source"], fields["split"], progress)
+    check_classes(recipe, rows)
     at_a_time = recipe.batch // recipe.accumulate  # what fits in training fits here
     batches = pipeline.Batches(rows, at_a_time, shuffle=False, repeat=False)
     chosen = spread(len(batches), recipe.accumulate, fields["batches"])
@@ -150,6 +151,17 @@ def check_vocabulary(recipe: "build.Recipe") -> None:
         raise config.InputError(
             f"model.vocab = {recipe.fields['vocab']} is less than the {size} tokens of "
             f"data.tokenizer = {recipe.config.data.tokenizer!r}; allowed are {size} and more."
+        )
+
+
+def check_classes(recipe: "build.Recipe", rows: Any) -> None:
+    """Every class of the data must have a logit."""
+    named = getattr(rows, "classes", ())
+    if 0 < recipe.fields.get("classes", 0) < len(named):
+        raise config.InputError(
+            f"model.classes = {recipe.fields['classes']} is less than the {len(named)} classes of "
+            f"{rows.source} ({', '.join(named[:8])}{', ...' * (len(named) > 8)}); allowed are "
+            f"{len(named)} and more."
         )
 
 

@@ -88,6 +88,18 @@ def mesh_words(mesh: Mapping[str, int]) -> str:
     return " × ".join(f"{axis} {n}" for axis, n in mesh.items() if n > 1) or "one device"
 
 
+def unit(layout: Mapping[str, Any]) -> str:
+    """What a batch is counted in; rates of rows without a length are of examples."""
+    return "examples" if layout["length"] is None else "tokens"
+
+
+def batch_words(layout: Mapping[str, Any]) -> str:
+    """Rows, and tokens of each where they have some."""
+    if layout["length"] is None:
+        return f"batch {units.count(layout['batch'])}"
+    return f"batch {units.count(layout['batch'])} × {units.count(layout['length'])} tokens"
+
+
 def layout_words(layout: Mapping[str, Any]) -> list[str]:
     """The choices of a layout besides its mesh and batch, those at rest left out."""
     rows = len(layout["extra_rules"])

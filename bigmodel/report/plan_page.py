@@ -41,7 +41,7 @@ def opening(plan: plan_facts.Plan) -> Markup:
     where = [
         f"{units.times(plan['chips'], 'chip')} ({plan['device']})",
         plan_facts.mesh_words(plan["mesh"]) + (f", slices along {slices}" if slices else ""),
-        f"batch {units.count(layout['batch'])} × {units.count(layout['length'])} tokens",
+        plan_facts.batch_words(layout),
         *plan_facts.layout_words(layout),
     ]
     count = len(plan["warnings"]) + bool(plan["flags_refused"])
@@ -63,11 +63,11 @@ def tiles(plan: plan_facts.Plan) -> Markup:
     """Name, figure and note of what a step comes to."""
     used, whole = plan["mfu_full_attention"], plan["tokens_per_second"]
     each, price = plan["tokens_per_second_per_chip"], plan["dollars_per_million_tokens"]
-    full = " with full attention"
+    full, unit = " with full attention", plan_facts.unit(plan["layout"])
     rows = [
         ("step", units.seconds(plan["step_seconds"]), plan_facts.compiled_words(plan)),
         ("MFU, causal attention", plan_facts.mfu(plan), units.percent(used) + full),
-        ("tokens/s/chip", units.count(each), f"{units.count(whole)} tokens/s in all"),
+        (f"{unit}/s/chip", units.count(each), f"{units.count(whole)} {unit}/s in all"),
         (
             "FLOPs of a step, causal",
             units.flops(plan["flops"]["causal"]),

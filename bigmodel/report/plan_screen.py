@@ -85,8 +85,8 @@ def head(plan: plan_facts.Plan) -> Iterator[str]:
         f", {units.times(plan['devices'], 'device')} ({plan['device']})"
     )
     yield from wrapped(
-        f"{plan_facts.mesh_words(plan['mesh'])}; batch {units.count(layout['batch'])} × "
-        f"{units.count(layout['length'])} tokens; {', '.join(plan_facts.layout_words(layout))}"
+        f"{plan_facts.mesh_words(plan['mesh'])}; {plan_facts.batch_words(layout)}; "
+        f"{', '.join(plan_facts.layout_words(layout))}"
     )
     yield from wrapped(
         f"{units.rounded(plan['parameters'])} parameters; {plan_facts.compiled_words(plan)} "
@@ -94,10 +94,11 @@ def head(plan: plan_facts.Plan) -> Iterator[str]:
     )
     mark, sentence = plan_facts.verdict(plan)
     yield from ("", {"fits": "[ok] ", "over": "[NO] ", "unknown": "[??] "}[mark] + sentence)
+    unit = plan_facts.unit(layout)
     figures = [
         (units.seconds(plan["step_seconds"]), "a step"),
-        (units.count(plan["tokens_per_second_per_chip"]), "tokens/s/chip"),
-        (units.count(plan["tokens_per_second"]), "tokens/s"),
+        (units.count(plan["tokens_per_second_per_chip"]), f"{unit}/s/chip"),
+        (units.count(plan["tokens_per_second"]), f"{unit}/s"),
         (units.dollars(plan["dollars_per_million_tokens"]), "per million tokens"),
     ]
     known = [f"{figure} {words}" for figure, words in figures if figure != units.UNKNOWN]
