@@ -133,6 +133,9 @@ def _evaluate(values: Values) -> None:
 
 
 def _generate(values: Values) -> None:
+    if values.out is not None:
+        _draw(values)
+        return
     prompts = _prompts(values)
     streams = sys.stdout.isatty() and not values.json
     streams = streams and len(prompts) == values.num_return_sequences == 1
@@ -156,6 +159,16 @@ def _generate(values: Values) -> None:
     else:
         whole = [p + text for p, texts in zip(prompts, samples, strict=True) for text in texts]
         print("\n----\n".join(whole))
+
+
+def _draw(values: Values) -> None:
+    if values.prompt is not None or values.prompts is not None:
+        raise config.InputError("generate --out DIR draws images out of noise: it takes no prompt.")
+    from bigmodel import run
+
+    options = {flag.name: values[flag.name].value for flag in DRAWING}
+    files = run.draw_files(values.workdir, values.out, values.input, **options)
+    print(json.dumps(files) if values.json else "\n".join(files))
 
 
 def _prompts(values: Values) -> list[str]:
@@ -244,6 +257,12 @@ SAMPLING = (
     Flag("repetition_penalty", float, "X", "over 1: fewer repetitions", 1.0, bounds=(0, None)),
     Flag("seed", int, "N", "the same seed draws the same text", 0, bounds=(0, None)),
 )
+DRAWING = (
+    *(flag for flag in SAMPLING if flag.name in ("num_return_sequences", "seed")),
+    Flag("num_inference_steps", int, "N", "steps from noise to an image", 50, bounds=(1, None)),
+    Flag("guidance_scale", float, "X", "over 1: more like its class", 1.0, bounds=(0, None)),
+    Flag("solver", str, "NAME", "of those steps", "heun", choices=("euler", "heun")),
+)
 PLAN = (
     dataclasses.replace(CONFIG, required=False),
     Flag("topology", str, "NAME", "v5p:8x8x8, gpu:h200:128x8 (hosts x GPUs) or cpu:8"),
@@ -268,11 +287,14 @@ COMMANDS = {
         Flag("split", str, "NAME", "the data split; the config's evaluations if not given"),
         JSON,
     )),
-    "generate": Command(_generate, "samples text", (
+    "generate": Command(_generate, "samples text, or draws images", (
         WORKDIR,
         Flag("prompt", str, "TEXT", "what the text begins with"),
         Flag("prompts", str, "FILE", "many prompts, one a line"),
         *SAMPLING,
+        Flag("out", str, "DIR", "where images go as PNG files, for a run that draws some"),
+        Flag("input", str, "label=NUMBER", "an image's class; repeated for more", repeats=True),
+        *DRAWING[2:],
         JSON,
     )),
     "config": Command(_config, "prints the resolved config, or how two differ", (

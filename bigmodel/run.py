@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from bigmodel import checkpoint, compat, config, scores
+from bigmodel import checkpoint, compat, config, drawing, scores
 from bigmodel import recipe as recipes
 from bigmodel.data import text, tokenizers
 from bigmodel.decode import generate as decoding
@@ -193,6 +193,11 @@ def sample(
     **options: Any,
 ) -> list[list[str]]:
     """`generate` from a run that is loaded already."""
+    if drawing.draws(run.recipe):
+        raise config.InputError(
+            f"{run.workdir} draws images out of noise, and takes no --prompt: it wants --out DIR, "
+            f"and --input label=NUMBER for a class."
+        )
     tokenizer, recipe = run.tokenizer, run.recipe
     if not prompts:
         return []
@@ -233,6 +238,23 @@ def sample(
     texts = [tokenizer.decode(sample) for sample in samples]
     n = num_return_sequences
     return [texts[i * n : (i + 1) * n] for i in range(len(prompts))]
+
+
+def draw(
+    folder: str | epath.Path, labels: Sequence[str] = (), *, step: int | None = None, **options: Any
+) -> np.ndarray:
+    """Images of classes, uint8 [labels * samples, H, W, C]: `drawing.draw` of a workdir's run."""
+    run = load(folder, step=step)
+    return drawing.draw(run.recipe, run.params, labels, **options)
+
+
+def draw_files(
+    folder: str | epath.Path, out: str, inputs: Sequence[str] | None = None, **options: Any
+) -> list[str]:
+    """The PNG files that `draw` made, of classes that are given as "label=NUMBER"."""
+    labels = drawing.labels_of(inputs)
+    images = draw(folder, labels, **options)
+    return drawing.save(images, labels, out, seed=options["seed"])
 
 
 MOST_NEW_TOKENS = 256  # where nobody says a limit; fewer if learned positions end before

@@ -63,7 +63,13 @@ def guided(with_class: jax.Array, without: jax.Array, scale: float | jax.Array) 
     return without + scale * (with_class - without)
 
 
-def noise(seed: int, numbers: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Noise by the number of its sample: the others do not change it.  int32 [B] -> [B, ...]"""
-    key = jax.random.key(seed)
-    return jax.vmap(lambda n: jax.random.normal(jax.random.fold_in(key, n), shape))(numbers)
+def noise(seed: int, addresses: Any, shape: tuple[int, ...]) -> jax.Array:
+    """Noise by the numbers of its sample: the others do not change it.  int [B, n] -> [B, ...]"""
+
+    def one(address):
+        key = jax.random.key(seed)
+        for number in address:
+            key = jax.random.fold_in(key, number)
+        return jax.random.normal(key, shape)
+
+    return jax.vmap(one)(jnp.asarray(addresses, jnp.int32))
