@@ -13,7 +13,9 @@ arXiv:2403.03206), so the last product tells a velocity alone, where DiT tells n
 kernels start by fan-in, not Xavier's rule. Parameters: the published XL/2 has 675,129,632, the
 fixed positions (294,912) counted; without them and the variance (18,448) there are 674,816,272.
 
-Measured: MEASURED
+Measured: `tiny`, 600 steps in 35 s on two busy CPU cores; of 200 digits drawn by 20 steps of Heun's
+method the three nearest real ones agree with the label for 86 %, with --guidance_scale 2 for 99 %.
+Not measured here: time, utilisation and quality of all other sizes.
 """
 
 from ml_collections import ConfigDict
@@ -56,10 +58,10 @@ def get_config(size: str = "xl2") -> ConfigDict:
 
 def tiny(config: ConfigDict) -> ConfigDict:
     """The smallest run of the same form, on data that needs no download."""
-    config.steps, config.batch, config.ema = 300, 64, 0.98
+    config.steps, config.batch, config.ema = 600, 64, 0.98
     config.model.dtype = "float32"
     config.data.update(source="digits", size=8, channels=1)
     config.schedule.update(name="warmup_cosine", peak=3e-3, warmup=20, floor=1e-4)
-    config.log.every = 50
+    config.log.every = 100
     config.evals = dict(validation=dict(split="validation", every=0))
     return config

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from bigmodel.objectives.classes import classify, regress
 from bigmodel.objectives.contract import Objective, Sums
 from bigmodel.objectives.flow import flow_matching
+from bigmodel.objectives.masked_image import masked_pixels
 from bigmodel.objectives.tokens import (
     LOGITS,
     LOGITS_ON_CPU,
@@ -22,6 +23,7 @@ from bigmodel.objectives.tokens import (
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "classify": classify,
     "flow_matching": flow_matching,
+    "masked_image": masked_pixels,
     "next_token": next_token,
     "regress": regress,
 }

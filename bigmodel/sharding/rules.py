@@ -44,6 +44,7 @@ FSDP_TENSOR: Rules = (
     ("norm",              None),               # vectors as long as the width: too small to cut
     ("layers",            "stage"),            # each stage of a pipeline has its own
     ("dense_layers",      None),               # those before the experts are in none
+    ("decoder_layers",    None),               # nor those of a small decoder after an encoder
     ("encoder_layers",    None),               # nor those of an encoder before a decoder
 )
 # fmt: on

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from flax.core import meta
 
-from bigmodel.models import dit, vit
+from bigmodel.models import dit, masked_autoencoder, vit
 from tests.quick import jit
 
 SMALL = dict(width=16, heads=4, layers=2, dtype="float32")
@@ -63,6 +63,12 @@ FAMILIES: dict[str, Case] = {
     for pooling in vit.POOLINGS
 } | {
     "dit": Case(dit.make, VIT | dict(channels=3, patch=2), noisy_images, ("velocity",)),
+    "masked_autoencoder": Case(
+        masked_autoencoder.make,
+        dict(image=8, patch=2, decoder_width=8, decoder_layers=2, decoder_heads=2, mask_ratio=0.5),
+        images,
+        ("reconstructed", "masked"),
+    ),
 }
 
 

@@ -11,7 +11,7 @@ from bigmodel import trees
 from tests.models.families import FAMILIES, chosen, make, params, program
 from tests.quick import jit
 
-IN_FLOAT32 = ("logits", "velocity")  # whatever the dtype
+IN_FLOAT32 = ("logits", "velocity", "reconstructed", "masked")  # whatever the dtype
 over_families = pytest.mark.parametrize("name", FAMILIES)
 
 
