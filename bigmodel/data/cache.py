@@ -80,7 +80,6 @@ def open_cache(
             f'normalize "{normalize}" is unknown; allowed are {", ".join(FORMS)}.'
             f"{config.nearest(normalize, FORMS)}"
         )
-    root = folder or os.environ.get("BIGMODEL_CACHE") or _home()
     key = _key(source, split, tokenizer, normalize, deduplicate)
     report = progress or (lambda what, done, total: None)
 
@@ -95,6 +94,22 @@ def open_cache(
             )
         return notes
 
+    local, arrays, meta = built(key, folder, write)
+    counts = {k: meta[k] for k in ("documents", "duplicates", "empty", "bytes", "content")}
+    return Cache(local, arrays["tokens"], arrays["offsets"], **counts)
+
+
+def built(
+    key: str, folder: str, write: Callable[[pathlib.Path], dict]
+) -> tuple[pathlib.Path, dict[str, np.ndarray], dict]:
+    """The local folder of a key with its arrays and notes, made by `write` if it is not there.
+
+    Args:
+        key: hash of everything that shapes what is written.
+        folder: see `open_cache`.
+        write: (temporary folder) -> notes.
+    """
+    root = folder or os.environ.get("BIGMODEL_CACHE") or _home()
     if "://" not in root:
         local = pathlib.Path(root).expanduser() / key
         arrays, meta = store.build(local, write)
@@ -104,8 +119,7 @@ def open_cache(
         arrays, meta = found or store.build(local, write)
         if store.load_meta(remote) is None:
             store.push(local, remote)
-    counts = {k: meta[k] for k in ("documents", "duplicates", "empty", "bytes", "content")}
-    return Cache(local, arrays["tokens"], arrays["offsets"], **counts)
+    return local, arrays, meta
 
 
 def noted(

@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO, cast
 
 from etils import epath
@@ -98,6 +98,19 @@ def read_jsonl(
                     yield name, _text_of(line, field, name)
 
 
+def read_lines(paths: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """("path, line 3", text without its end) of each line that is not blank."""
+    for path in paths:
+        with _open(path) as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    text = line.decode("utf-8").strip("\r\n\ufeff")
+                except UnicodeDecodeError as error:
+                    raise config.InputError(f"{path}, line {number} is not UTF-8.") from error
+                if text.strip():
+                    yield f"{path}, line {number}", text
+
+
 def read_parquet(paths: list[str], field: str) -> Iterator[tuple[str, str]]:
     """(path:row, text) of each row; a null is an empty document."""
     import pyarrow.parquet
@@ -116,6 +129,16 @@ def read_parquet(paths: list[str], field: str) -> Iterator[tuple[str, str]]:
                         raise config.InputError(f'{path}: "{field}" holds no text.')
                     yield f"{path}: row {row}", text or ""
                     row += 1
+
+
+def find(pattern: str, suffix: str) -> tuple[list[str], list[int], str]:
+    """Paths of a file, folder or pattern in order, their bytes, and a fingerprint of them all."""
+    return _find(pattern, suffix)
+
+
+def opened(path: str) -> contextlib.AbstractContextManager[BinaryIO]:
+    """A file for reading, decompressed by its ending."""
+    return _open(path)
 
 
 def _text_of(line: bytes, field: str, name: str) -> str:

@@ -9,18 +9,26 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bigmodel import config
-from bigmodel.data import images, text
+from bigmodel.data import images, interactions, labelled_text, labelled_tokens, masked_text, text
 
 KINDS: dict[str, Callable] = {
     "images": images.open_rows,
+    "interactions": interactions.open_rows,
+    "labelled_text": labelled_text.open_rows,
+    "labelled_tokens": labelled_tokens.open_rows,
+    "masked_text": masked_text.open_rows,
     "text": text.open_rows,
 }
 # kind -> (fields of a config's model and data) -> {name: (shape of a row, dtype)}
 SHAPES: dict[str, Callable] = {
     "images": images.row_shapes,
+    "interactions": interactions.row_shapes,
+    "labelled_text": labelled_text.row_shapes,
+    "labelled_tokens": text.row_shapes,
+    "masked_text": masked_text.row_shapes,
     "text": text.row_shapes,
 }
-RUNTIME = ("seed", "progress", "extensions")
+RUNTIME = ("seed", "progress", "extensions", "training")
 
 
 def fields(opener: Callable) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from bigmodel import config
 # What stands for the end and the start of a text in the files that people have, most usual first.
 END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eot_id|>", "[SEP]")
 START_OF_TEXT = ("<|begin_of_text|>", "<s>", "<bos>", "[CLS]")
+# And for what is hidden from an encoder.
+MASKS = ("[MASK]", "<mask>")
 
 
 class Tokenizer(Protocol):
@@ -38,6 +40,10 @@ class Tokenizer(Protocol):
     @property
     def bos(self) -> int:
         """The id that stands before a document's first token; `eos` if the format has none."""
+
+    @property
+    def mask(self) -> int:
+        """The id that stands for a hidden token; `size`, one more, if the format has none."""
 
     @property
     def fingerprint(self) -> str:
@@ -83,6 +89,7 @@ class Bytes:
     size: int = 257
     eos: int = 256
     bos: int = 256
+    mask: int = 257
     fingerprint: str = "bytes"
 
     def encode(self, text: str) -> np.ndarray:
@@ -106,6 +113,11 @@ class Json:
     fingerprint: str
     library: Any  # tokenizers.Tokenizer
 
+    @property
+    def mask(self) -> int:
+        found = _first_id(self.library, MASKS)
+        return self.size if found is None else found
+
     def encode(self, text: str) -> np.ndarray:
         return np.array(self.library.encode(text, add_special_tokens=False).ids, np.int32)
 
@@ -127,6 +139,11 @@ class SentencePiece:
     bos: int
     fingerprint: str
     library: Any  # sentencepiece.SentencePieceProcessor
+
+    @property
+    def mask(self) -> int:
+        known = (self.library.piece_to_id(name) for name in MASKS)
+        return next((i for i in known if i != self.library.unk_id()), self.size)
 
     def encode(self, text: str) -> np.ndarray:
         return np.array(self.library.encode(text), np.int32)

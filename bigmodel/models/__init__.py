@@ -1,14 +1,16 @@
 """Model families: one file each, and the table of them."""
 
-from bigmodel.models import decoder, dit, masked_autoencoder, vit
+from bigmodel.models import decoder, dit, encoder, masked_autoencoder, recommender, vit
 
 # name in a config -> (the module whose fields are the config's, what makes the handle)
 FAMILIES = {
     "decoder": (decoder.Decoder, decoder.make),
     "dit": (dit.DiT, dit.make),
+    "encoder": (encoder.Encoder, encoder.make),
     "masked_autoencoder": (
         masked_autoencoder.MaskedAutoencoder,
         masked_autoencoder.make,
     ),
+    "recommender": (recommender.Recommender, recommender.make),
     "vit": (vit.ViT, vit.make),
 }

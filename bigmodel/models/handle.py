@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from bigmodel import config
+
 Params = Any
 Batch = dict[str, jax.Array]
 Outputs = dict[str, Any]
@@ -14,6 +16,13 @@ Outputs = dict[str, Any]
 
 def no_tokens(*_: Any) -> Any:
     raise TypeError("this model gives no tokens: it has no head, and no cache to decode with")
+
+
+def no_scores(*_: Any) -> Any:
+    raise config.InputError(
+        "this model scores no tokens but all of them; allowed are objective.loss = 'softmax' and "
+        "data.eval_negatives = 0."
+    )
 
 
 def one_token() -> Batch:
@@ -32,15 +41,18 @@ class Model:
         head: params -> the part of them that `unembed` reads, in the dtype of the arithmetic and
             gathered as it wants them: once, where `unembed` runs many times.
         unembed: (head or params, hidden [..., D]) -> logits float32 [..., V].
+        score: (head or params, hidden [B, T, D], tokens [B, T, N]) -> logits float32 [B, T, N] of
+            some tokens alone, where a family's vocabulary is too large to ask for all.
         new_cache: (params, batch, length) -> an empty cache for `length` tokens a row.
         example: a batch of one short row, enough to make parameters.
 
-    A model that gives no tokens has none of the three before the last.
+    A model that gives no tokens has none of the four before the last; most have no `score`.
     """
 
     init: Callable[[jax.Array, Batch], Params]
     apply: Callable[..., Outputs]
     head: Callable[[Params], Params] = no_tokens
     unembed: Callable[[Params, jax.Array], jax.Array] = no_tokens
+    score: Callable[[Params, jax.Array, jax.Array], jax.Array] = no_scores
     new_cache: Callable[[Params, Batch, int], Any] = no_tokens
     example: Batch = dataclasses.field(default_factory=one_token, compare=False)

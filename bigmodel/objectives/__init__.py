@@ -10,12 +10,15 @@ from collections.abc import Callable
 from bigmodel.objectives.classes import classify, regress
 from bigmodel.objectives.contract import Objective, Sums
 from bigmodel.objectives.flow import flow_matching
-from bigmodel.objectives.masked_image import masked_pixels
+from bigmodel.objectives.items import next_item
+from bigmodel.objectives.pixels import masked_image
 from bigmodel.objectives.tokens import (
     LOGITS,
     LOGITS_ON_CPU,
     chunk_length,
     cross_entropy,
+    label_tokens,
+    masked_token,
     next_token,
 )
 
@@ -23,7 +26,10 @@ from bigmodel.objectives.tokens import (
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "classify": classify,
     "flow_matching": flow_matching,
-    "masked_image": masked_pixels,
+    "label_tokens": label_tokens,
+    "masked_image": masked_image,
+    "masked_token": masked_token,
+    "next_item": next_item,
     "next_token": next_token,
     "regress": regress,
 }
@@ -36,5 +42,6 @@ __all__ = [
     "Sums",
     "chunk_length",
     "cross_entropy",
+    "next_item",
     "next_token",
 ]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel import shares
-from bigmodel.objectives.contract import Objective, Sums
+from bigmodel.objectives.contract import Objective, Sums, rngs
 
 
 def next_token(
@@ -41,29 +41,117 @@ def next_token(
     """
 
     def objective(params, batch, rng):
-        outputs = model.apply(params, batch, rngs=None if rng is None else {"dropout": rng})
-        hidden, targets = outputs["hidden"], batch["targets"]
-        weights = batch.get("weights", jnp.ones(targets.shape, jnp.float32))
-        head = model.head(params)
-
-        def of_chunk(head, hidden, targets, weights):
-            logits = model.unembed(head, hidden)
-            terms = cross_entropy(logits, targets, z_loss=z_loss, label_smoothing=label_smoothing)
-            terms = {name: jnp.sum(term * weights) for name, term in terms.items()}
-            return terms.pop("loss"), terms
-
-        vocab = jax.eval_shape(model.unembed, head, hidden).shape[-1]
-        rows, positions = targets.shape
-        length = chunk or chunk_length(rows, positions, vocab)
-        with jax.named_scope("loss"):
-            loss, sums = in_chunks(of_chunk, length, head, hidden, targets, weights)
+        outputs = model.apply(params, batch, rngs=rngs(rng))
+        terms = dict(z_loss=z_loss, label_smoothing=label_smoothing)
+        loss, sums = of_targets(model, params, outputs["hidden"], batch, chunk=chunk, **terms)
         routing = outputs.get("losses", {})
         prices = {"balance": balance_loss, "router_z": router_z_loss, "steering": 1.0}
         loss += sum(prices[name] * value for name, value in routing.items())
         routing = {name: value for name, value in routing.items() if name != "steering"}
-        return loss, sums | routing | outputs.get("stats", {}) | {"weight": weights.sum()}
+        return loss, sums | routing | outputs.get("stats", {})
 
     return objective
+
+
+def masked_token(
+    model: Any,
+    *,
+    z_loss: float = 0.0,
+    label_smoothing: float = 0.0,
+    sentence_loss: float = 1.0,
+    chunk: int = 0,
+) -> Objective:
+    """Cross entropy of the tokens that were masked, those with a weight; and of the next sentence.
+
+    Devlin et al. 2019 (arXiv:1810.04805), section 3.1 and appendix A.2. That of the sentence
+    is there where the batch has `labels` [B] (0: the second text follows the first, 1: it does
+    not) and the model `sentence_logits`. A loss is one sum over one weight: so a row's sentence
+    counts as often as the row has masked tokens, by their weights, and with as many in all rows
+    the whole is the sum of both means, as published. Rows without a weight count nothing.
+
+    Args:
+        model: a handle (models/handle.py).
+        z_loss: see `next_token`.
+        label_smoothing: see `next_token`.
+        sentence_loss: what the loss of sentences is multiplied by.
+        chunk: see `next_token`.
+
+    Returns:
+        An objective whose sums are `weight`, `nll` and `correct` of masked tokens, and of sentences
+        `sentence_nll` and `sentence_correct`, over the same weight.
+    """
+
+    def objective(params, batch, rng):
+        outputs = model.apply(params, batch, rngs=rngs(rng))
+        terms = dict(z_loss=z_loss, label_smoothing=label_smoothing)
+        loss, sums = of_targets(model, params, outputs["hidden"], batch, chunk=chunk, **terms)
+        if "sentence_logits" in outputs and "labels" in batch:
+            logits = outputs["sentence_logits"].astype(jnp.float32)
+            found = cross_entropy(logits, batch["labels"], z_loss=0.0, label_smoothing=0.0)
+            of_rows = token_weights(batch).sum(-1)
+            sentences = {name: (term * of_rows).sum() for name, term in found.items()}
+            loss += sentence_loss * sentences.pop("loss")
+            sums |= {f"sentence_{name}": value for name, value in sentences.items()}
+        return loss, sums
+
+    return objective
+
+
+def label_tokens(model: Any, *, label_smoothing: float = 0.0) -> Objective:
+    """Cross entropy of each token's class, given `token_logits` [B, T, N].
+
+    Devlin et al. 2019 (arXiv:1810.04805), section 5.3: only the first token of a word has a weight.
+
+    Args:
+        model: a handle (models/handle.py).
+        label_smoothing: see `next_token`.
+
+    Returns:
+        An objective whose sums are `weight`, `nll` and `correct`.
+    """
+
+    def objective(params, batch, rng):
+        logits = model.apply(params, batch, rngs=rngs(rng))["token_logits"]
+        weights = token_weights(batch)
+        how = dict(z_loss=0.0, label_smoothing=label_smoothing)
+        terms = cross_entropy(logits.astype(jnp.float32), batch["targets"], **how)
+        sums = {name: (term * weights).sum() for name, term in terms.items()}
+        return sums.pop("loss"), sums | {"weight": weights.sum()}
+
+    return objective
+
+
+def of_targets(
+    model: Any,
+    params: Any,
+    hidden: jax.Array,
+    batch: dict[str, jax.Array],
+    *,
+    z_loss: float,
+    label_smoothing: float,
+    chunk: int,
+) -> tuple[jax.Array, Sums]:
+    """Cross entropy of a batch's targets given hidden vectors [B, T, D], in chunks."""
+    targets, weights = batch["targets"], token_weights(batch)
+    head = model.head(params)
+
+    def of_chunk(head, hidden, targets, weights):
+        logits = model.unembed(head, hidden)
+        terms = cross_entropy(logits, targets, z_loss=z_loss, label_smoothing=label_smoothing)
+        terms = {name: jnp.sum(term * weights) for name, term in terms.items()}
+        return terms.pop("loss"), terms
+
+    vocab = jax.eval_shape(model.unembed, head, hidden).shape[-1]
+    rows, positions = targets.shape
+    length = chunk or chunk_length(rows, positions, vocab)
+    with jax.named_scope("loss"):
+        loss, sums = in_chunks(of_chunk, length, head, hidden, targets, weights)
+    return loss, sums | {"weight": weights.sum()}
+
+
+def token_weights(batch: dict[str, jax.Array]) -> jax.Array:
+    """What counts of each target: "weights", float [B, T]."""
+    return batch.get("weights", jnp.ones(batch["targets"].shape, jnp.float32))
 
 
 def cross_entropy(

@@ -31,7 +31,8 @@ def model(name: str, fields: Mapping[str, Any], *, length: int) -> None:
         at_least(0, f"model.{field}", fields.get(field, 0))
     if "heads" in fields:
         heads(fields)
-    if fields.get("position") == "learned" and length > fields["length"]:
+    learned = fields.get("position", "learned") == "learned"
+    if learned and length > fields.get("length", length):
         raise config.InputError(
             f"data.length = {length} is longer than model.length = {fields['length']}, the number "
             f"of learned positions; allowed are 1 to {fields['length']}."

@@ -50,6 +50,7 @@ def open_rows(loaded: config.Loaded, source: str, split: str, progress: Progress
     given |= {"source": source or data.source, "split": split}
     own = loaded.extensions.get("source")
     runtime = dict(seed=loaded.config.seed, progress=progress, extensions=own)
+    runtime["training"] = (data.source, data.split)
     return kinds.open_rows(opener, given, **runtime)
 
 
@@ -108,7 +109,7 @@ def train_batches(recipe: "build.Recipe", progress: Progress | None = None) -> p
     check_vocabulary(recipe)
     values = recipe.config
     rows = open_rows(recipe.loaded, "", values.data.split, progress)
-    check_classes(recipe, rows)
+    check_rows(recipe, rows)
     return pipeline.Batches(rows, recipe.batch, seed=recipe.seed, shuffle=values.data.shuffle)
 
 
@@ -123,7 +124,7 @@ def evaluation(
     check_vocabulary(recipe)
     fields = entries.evaluation(name, entry)
     rows = open_rows(recipe.loaded, fields["source"], fields["split"], progress)
-    check_classes(recipe, rows)
+    check_rows(recipe, rows)
     at_a_time = recipe.batch // recipe.accumulate  # what fits in training fits here
     batches = pipeline.Batches(rows, at_a_time, shuffle=False, repeat=False)
     chosen = spread(len(batches), recipe.accumulate, fields["batches"])
@@ -146,22 +147,36 @@ def check_vocabulary(recipe: "build.Recipe") -> None:
     """Every token must have a row in the embedding table; to be asked before any is made."""
     if "tokenizer" not in recipe.config.data:
         return
-    size = recipe.tokenizer.size
+    size, mask = recipe.tokenizer.size, ""
+    if "mask_rate" in recipe.config.data and recipe.tokenizer.mask == size:
+        size, mask = size + 1, " and one for what is masked"
     if recipe.fields.get("vocab", size) < size:
         raise config.InputError(
             f"model.vocab = {recipe.fields['vocab']} is less than the {size} tokens of "
-            f"data.tokenizer = {recipe.config.data.tokenizer!r}; allowed are {size} and more."
+            f"data.tokenizer = {recipe.config.data.tokenizer!r}{mask}; allowed are {size} and more."
         )
 
 
-def check_classes(recipe: "build.Recipe", rows: Any) -> None:
-    """Every class of the data must have a logit."""
-    named = getattr(rows, "classes", ())
+def check_rows(recipe: "build.Recipe", rows: Any) -> None:
+    """What rows say that they want of the model: room for their ids and classes."""
+    for field, least in getattr(rows, "wants", {}).items():
+        if recipe.fields.get(field, least) < least:
+            raise config.InputError(
+                f"model.{field} = {recipe.fields[field]} is less than the {least} of the data "
+                f"({rows.describe()}); allowed are {least} and more."
+            )
+    named = getattr(rows, "classes", ())  # of images, which a model may take without classes
     if 0 < recipe.fields.get("classes", 0) < len(named):
         raise config.InputError(
             f"model.classes = {recipe.fields['classes']} is less than the {len(named)} classes of "
             f"{rows.source} ({', '.join(named[:8])}{', ...' * (len(named) > 8)}); allowed are "
             f"{len(named)} and more."
+        )
+    data = recipe.config.data
+    if recipe.fields.get("causal") is False and data.get("mask_rate") == 0:
+        raise config.InputError(
+            "data.mask_rate = 0.0: a model that sees both sides (model.causal = False) would see "
+            "what it is to tell; allowed are rates above 0."
         )
 
 

@@ -38,6 +38,7 @@ FSDP_TENSOR: Rules = (
     ("router_embed",      None),
     ("vocab",             "tensor"),
     ("positions",         None),
+    ("token_types",       None),
     ("patch",             None),               # pixels of a patch
     ("classes",           None),
     ("frequencies",       None),               # of a time's sines

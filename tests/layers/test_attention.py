@@ -31,8 +31,18 @@ CASES = {
 }
 
 
+# What kernels do not know, and leave to these.
+PLAIN_CASES = {
+    "bias": dict(bias=1, H=4),
+    "bias_of_rows": dict(bias=2, causal=False, segments=PACKED),
+    "prefix": dict(prefix=[[1] * 5 + [0] * 7, [0, 0, 1] + [0] * 9]),
+    "prefix_window": dict(prefix=[[1] * 7 + [0] * 5, [1] * 12], window=4, segments=PACKED),
+    "bias_prefix_offset": dict(T=3, offset=7, bias=1, prefix=[[0] * 9 + [1] * 3, [1] * 12]),
+}
+
+
 def case(name, T=None):
-    fields = {**DEFAULTS, **CASES[name]}
+    fields = {**DEFAULTS, **(CASES | PLAIN_CASES)[name]}
     if T:  # the same situation, longer: segments are stretched
         fields |= dict(T=T, S=fields["S"] - DEFAULTS["S"] + T)
     B, T, S, H, K = (fields.pop(letter) for letter in "BTSHK")
@@ -44,38 +54,44 @@ def case(name, T=None):
         if ids is not None:
             ids = np.repeat(np.array(ids, np.int32), -(-length // len(ids[0])), axis=1)[:, :length]
         fields[key] = ids
+    if "prefix" in fields:
+        fields["prefix"] = np.array(fields["prefix"], bool)
+    if rows := fields.pop("bias", 0):
+        fields["bias"] = draw.normal(size=(rows, H, T, S)).astype(np.float32)
     return arrays, fields
 
 
-def seen_by_rule(T, S, *, segments, kv_segments, causal, window, offset, **_):
+def seen_by_rule(T, S, *, segments, kv_segments, causal, window, offset, prefix=None, **_):
     """The contract read out, element by element."""
     kv_segments = segments if kv_segments is None else kv_segments
     seen = np.ones((2, T, S), bool)
     for b, t, j in np.ndindex(seen.shape):
         i = t + offset
         seen[b, t, j] = (
-            (not causal or j <= i)
+            (not causal or j <= i or (prefix is not None and prefix[b, j]))
             and (not window or abs(i - j) < window)
             and (segments is None or segments[b, t] == kv_segments[b, j])
         )
     return seen
 
 
-def plain(q, k, v, seen, *, scale, softcap):
-    """softmax(Q K^T scale) V in float64, one line an equation; also what its gradient needs."""
+def plain(q, k, v, seen, *, scale, softcap, bias=0.0):
+    """softmax(Q K^T scale + bias) V in float64, an equation a line; and what its gradient needs."""
     q, k, v = (x.astype(np.float64) for x in (q, k, v))
     k, v = (np.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
     scores = np.einsum("BTHC,BSHC->BHTS", q, k) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    scores = scores + bias
     capped = softcap * np.tanh(scores / softcap) if softcap else scores
     weights = np.where(seen[:, None], np.exp(capped - capped.max(-1, keepdims=True)), 0.0)
     weights /= weights.sum(-1, keepdims=True)
     return np.einsum("BHTS,BSHC->BTHC", weights, v), (q, k, v, capped, weights)
 
 
-def plain_gradient(q, k, v, seen, cotangent, *, scale, softcap):
+def plain_gradient(q, k, v, seen, cotangent, *, scale, softcap, bias=0.0):
     """The gradient of sum(plain * cotangent), by hand."""
     K = k.shape[2]
-    _, (q, k, v, capped, weights) = plain(q, k, v, seen, scale=scale, softcap=softcap)
+    options = dict(scale=scale, softcap=softcap, bias=bias)
+    _, (q, k, v, capped, weights) = plain(q, k, v, seen, **options)
     of_weights = np.einsum("BTHC,BSHC->BHTS", cotangent, v)
     of_scores = weights * (of_weights - (weights * of_weights).sum(-1, keepdims=True))
     if softcap:
@@ -129,11 +145,11 @@ def test_the_yardstick_gradient_is_that_of_small_differences(name):
         assert (change * cotangent).sum() / 2 == pytest.approx((grad * step).sum(), rel=1e-5)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES, *PLAIN_CASES])
 def test_the_reference_is_the_softmax_of_the_paper_in_value_and_gradient(name):
     (q, k, v, cotangent), fields = case(name)
     seen = seen_by_rule(q.shape[1], k.shape[1], **fields)
-    options = dict(scale=fields["scale"], softcap=fields["softcap"])
+    options = {key: fields[key] for key in ("scale", "softcap", "bias") if key in fields}
     out, _ = plain(q, k, v, seen, **options)
     grads = plain_gradient(q, k, v, seen, cotangent, **options)
     if name == "other_segments":  # queries of padding see padding alone; all see something
@@ -153,10 +169,23 @@ over_all = pytest.mark.parametrize(
 
 
 @over_others
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES, *PLAIN_CASES])
 def test_other_implementations_are_the_reference_in_value_and_gradient(name, attend):
     arrays, fields = case(name)
     assert_same(value_and_gradient(attend, arrays, fields), by_reference(name))
+
+
+@over_others
+def test_a_bias_has_the_gradient_of_the_reference(attend):
+    (q, k, v, cotangent), fields = case("bias")
+    bias = fields.pop("bias")
+
+    def gradient(attend):
+        return jit(jax.grad(lambda b: (attend(q, k, v, bias=b, **fields) * cotangent).sum()))(bias)
+
+    wanted = gradient(attention.reference)
+    np.testing.assert_allclose(gradient(attend), wanted, rtol=2e-5, atol=2e-6)
+    assert np.abs(wanted).max() > 0.01
 
 
 @pytest.mark.parametrize("chunk, bands", [(5, 2), (8, 1), (16, 8), (36, 8), (64, 3)])

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from flax.core import meta
 
-from bigmodel.models import dit, masked_autoencoder, vit
+from bigmodel.models import dit, encoder, masked_autoencoder, recommender, vit
 from tests.quick import jit
 
 SMALL = dict(width=16, heads=4, layers=2, dtype="float32")
@@ -54,6 +54,40 @@ def noisy_images(rows: int, seed: int) -> dict[str, np.ndarray]:
     return images(rows, seed) | {"labels": labels, "noise_time": time}
 
 
+def texts(rows: int, seed: int) -> dict[str, np.ndarray]:
+    """Two texts packed in a row, of two types of token each, and padding."""
+    draw = np.random.default_rng(seed)
+    T = 8
+    first, second = draw.integers(2, 4, rows), draw.integers(2, 4, rows)
+    place = np.arange(T)[None]
+    ends = np.stack([first, first + second])[..., None]
+    segments = np.where(place < ends[0], 1, np.where(place < ends[1], 2, 0))
+    positions = np.where(segments == 2, place - ends[0], place) * (segments > 0)
+    return {
+        "tokens": draw.integers(0, 19, (rows, T)).astype(np.int32),
+        "token_types": draw.integers(0, 2, (rows, T)).astype(np.int32),
+        "segments": segments.astype(np.int32),
+        "positions": positions.astype(np.int32),
+        "rows": np.arange(rows, dtype=np.int32),
+    }
+
+
+def histories(rows: int, seed: int) -> dict[str, np.ndarray]:
+    """Items 1 to 19, padded on the left."""
+    draw = np.random.default_rng(seed)
+    real = np.arange(7) >= draw.integers(1, 5, (rows, 1))
+    tokens = np.where(real, draw.integers(1, 20, real.shape), 0).astype(np.int32)
+    rows_ = np.arange(rows, dtype=np.int32)
+    return {"tokens": tokens, "segments": real.astype(np.int32), "rows": rows_}
+
+
+RECOMMENDERS: dict[str, dict[str, Any]] = {
+    "sasrec": dict(causal=True, hidden=16, qkv_bias=False, embed_scale=True),
+    "bert4rec": dict(
+        **dict(causal=False, norm_placement="post", feedforward="gelu", init_std=0.02),
+        **dict(embed_norm=True, projection=True),
+    ),
+}
 VIT = dict(image=8, patch=4, classes=5)
 
 FAMILIES: dict[str, Case] = {
@@ -61,13 +95,56 @@ FAMILIES: dict[str, Case] = {
         vit.make, VIT | dict(pooling=pooling), images, ("class_logits", "embeddings/pooled")
     )
     for pooling in vit.POOLINGS
-} | {
+}
+FAMILIES |= {
     "dit": Case(dit.make, VIT | dict(channels=3, patch=2), noisy_images, ("velocity",)),
     "masked_autoencoder": Case(
         masked_autoencoder.make,
         dict(image=8, patch=2, decoder_width=8, decoder_layers=2, decoder_heads=2, mask_ratio=0.5),
         images,
         ("reconstructed", "masked"),
+    ),
+}
+FAMILIES |= {
+    name: Case(
+        recommender.make,
+        dict(vocab=24, length=8) | fields,
+        histories,
+        ("hidden", "logits"),
+        segments=("segments", ("tokens",)),
+        per_token=("hidden", "logits"),
+    )
+    for name, fields in RECOMMENDERS.items()
+}
+
+ENCODER = dict(vocab=19, length=8, dropout=0.0)
+OF_TOKENS = ("hidden", "logits", "token_logits")
+OF_ROWS = ("embeddings/pooled", "class_logits", "sentence_logits")
+PADDED = ("segments", ("tokens", "token_types"))
+FAMILIES |= {
+    "bert": Case(
+        encoder.make,
+        ENCODER | dict(classes=3, token_classes=4, next_sentence=True),
+        texts,
+        (*OF_TOKENS, *OF_ROWS),
+        PADDED,
+        OF_TOKENS,
+    ),
+    "roberta": Case(
+        encoder.make,
+        ENCODER | dict(pooler=False, position_offset=2, token_types=1, norm_epsilon=1e-5),
+        texts,
+        OF_TOKENS[:2],
+        PADDED,
+        OF_TOKENS[:2],
+    ),
+    "encoder_pre_norm": Case(
+        encoder.make,
+        ENCODER | dict(norm_placement="pre", token_types=0, masked_head=False, classes=3),
+        texts,
+        ("hidden", "class_logits"),
+        PADDED,
+        ("hidden",),
     ),
 }
 

@@ -12,7 +12,7 @@ from flax.core import meta
 
 from bigmodel import config, trees
 from bigmodel.models import masked_autoencoder, vit
-from bigmodel.objectives import masked_image
+from bigmodel.objectives import pixels
 from bigmodel.train import step
 from tests import runs
 from tests.models import families
@@ -148,7 +148,7 @@ def example():
 @pytest.mark.parametrize("normalize", [True, False])
 def test_the_loss_is_that_of_hidden_patches(normalize):
     found, weights = example(), np.array([1.0, 0.0, 2.0], np.float32)
-    loss, sums = masked_image.masked_pixels(telling(found), normalize=normalize)(
+    loss, sums = pixels.masked_image(telling(found), normalize=normalize)(
         {}, {"weights": weights}, None
     )
     target = found["patches"].astype(np.float64)
@@ -162,13 +162,13 @@ def test_the_loss_is_that_of_hidden_patches(normalize):
 
 def test_a_patch_of_one_shade_has_a_finite_target():
     found = example() | {"patches": np.full((3, 8, 12), -1.0, np.float32)}
-    loss, _ = masked_image.masked_pixels(telling(found))({}, {}, None)
+    loss, _ = pixels.masked_image(telling(found))({}, {}, None)
     wanted = (np.square(found["reconstructed"]).mean(-1) * found["masked"]).sum() / 2
     np.testing.assert_allclose(loss, wanted, rtol=1e-5)
 
 
 def test_parts_and_order_hide_the_same():
-    objective = masked_image.masked_pixels(families.make(NAME))
+    objective = pixels.masked_image(families.make(NAME))
     gradient = jax.value_and_grad(objective, has_aux=True)
 
     def of_parts(times):

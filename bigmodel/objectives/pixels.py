@@ -9,7 +9,7 @@ from bigmodel.objectives.contract import Objective, rngs
 EPSILON = 1e-6  # of a patch's variance, as published
 
 
-def masked_pixels(model: Any, *, normalize: bool = True) -> Objective:
+def masked_image(model: Any, *, normalize: bool = True) -> Objective:
     """Squared error of the pixels of hidden patches, given `patches` and `reconstructed` [B, P, E].
 
     loss = sum over rows of w mean over hidden patches and pixels of (reconstructed - target)^2.
