@@ -9,14 +9,15 @@ import jax
 import numpy as np
 from etils import epath
 
-from bigmodel import checkpoint, compat, config, scores
+from bigmodel import checkpoint, compat, config
+from bigmodel import drawing as pictures
 from bigmodel import recipe as recipes
 from bigmodel.data import inputs as input_arrays
-from bigmodel.data import text, tokenizers
+from bigmodel.data import tokenizers
 from bigmodel.decode import beam, sampling
 from bigmodel.decode import generate as decoding
+from bigmodel.evaluate import baselines, make_eval_step
 from bigmodel.evaluate import evaluate as evaluate_split
-from bigmodel.evaluate import make_eval_step
 from bigmodel.models.handle import Batch, Outputs
 from bigmodel.sharding import mesh as meshes
 from bigmodel.sharding import rules
@@ -111,44 +112,6 @@ def evaluate(
     return found
 
 
-# Counting pairs sorts the tokens of the training split: a minute for so many, and it says little
-# about a corpus that large.
-MOST_TOKENS_OF_BASELINES = 10**8
-
-
-def baselines(
-    recipe: recipes.Recipe, rows: Any, progress: recipes.Progress | None = None
-) -> dict[str, float]:
-    """Bits per byte of counts of tokens and of pairs of tokens, or {}.
-
-    They are counted on the split that the run trains on (`data.split`), of the source that `rows`
-    are of: an evaluation with a source of its own is held against that source's. There are none of
-    a mixture, of more than `MOST_TOKENS_OF_BASELINES`, and where preparing the split would take
-    long: to score a checkpoint needs only what is scored.
-    """
-    if not isinstance(rows, text.Rows):
-        return {}
-    train = recipes.open_small_rows(
-        recipe.loaded,
-        rows.source,
-        recipe.config.data.split,
-        progress,
-        tokens=MOST_TOKENS_OF_BASELINES,
-    )
-    if train is None:
-        return {}
-    return {
-        f"{name}_bits_per_byte": scores.ngram_bits_per_byte(
-            train.flat()[0],
-            rows.flat()[0],
-            order=order,
-            vocab=recipe.tokenizer.size,
-            bytes=rows.bytes,
-        )
-        for order, name in ((1, "unigram"), (2, "bigram"))
-    }
-
-
 def generate(
     folder: str | epath.Path,
     prompts: Sequence[str] = (),
@@ -206,6 +169,11 @@ def sample(
         length_penalty: of the search, see `decode.beam.search`.
         **options: as of `generate`, and all that is not said here.
     """
+    if pictures.draws(run.recipe):
+        raise config.InputError(
+            f"{run.workdir} draws images out of noise, and takes no --prompt: it wants --out DIR, "
+            f"and --input label=NUMBER for a class."
+        )
     tokenizer, recipe, inputs = run.tokenizer, run.recipe, inputs or {}
     arrays = input_arrays.arrays(inputs, recipe.example, tokenizer)
     rows = max([len(texts) for texts in inputs.values()], default=len(prompts))
@@ -283,6 +251,23 @@ def check_search(drawing: sampling.Sampling) -> None:
                 f"{field}={value}: a search (num_beams over 1) draws nothing; leave it out, or "
                 "num_beams."
             )
+
+
+def draw(
+    folder: str | epath.Path, labels: Sequence[str] = (), *, step: int | None = None, **options: Any
+) -> np.ndarray:
+    """Images of classes, uint8 [labels * samples, H, W, C]: `drawing.draw` of a workdir's run."""
+    run = load(folder, step=step)
+    return pictures.draw(run.recipe, run.params, labels, **options)
+
+
+def draw_files(
+    folder: str | epath.Path, out: str, inputs: Sequence[str] | None = None, **options: Any
+) -> list[str]:
+    """The PNG files that `draw` made, of classes that are given as "label=NUMBER"."""
+    labels = pictures.labels_of(inputs)
+    images = draw(folder, labels, **options)
+    return pictures.save(images, labels, out, seed=options["seed"])
 
 
 MOST_NEW_TOKENS = 256  # where nobody says a limit; fewer if learned positions end before

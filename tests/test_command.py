@@ -72,6 +72,9 @@ REFUSED = {
     f"{GENERATE} --prompt=a --top_p=2": ["--top_p=2", "1 or less"],
     f"{GENERATE} --prompt=a --top_p=half": ["--top_p=half", "a number"],
     f"{GENERATE} --prompt=a --tempreature=1": ['Did you mean "temperature"?'],
+    f"{GENERATE} --out=x --prompt=a": ["--out DIR draws images", "takes no prompt"],
+    f"{GENERATE} --out=x --input=source=a": ["--input=source=a", "--input label=NUMBER"],
+    f"{GENERATE} --out=x --solver=huen": ["--solver=huen", 'Did you mean "heun"?'],
     "data train-tokenizer --config=gpt.py": ["needs --out FILE"],
     "data train-tokenizer --config=gpt.py --out=x --kind=bpr": ['Did you mean "bpe"?'],
 }

@@ -20,6 +20,7 @@ class Flag:
         bounds: smallest and largest number that is allowed.
         choices: the texts that are allowed; any, where empty.
         words: how many values follow it; several are one text with a line each.
+        repeats: whether it may be given many times; its values are a list.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Flag:
     bounds: tuple[float | None, float | None] = (None, None)
     choices: tuple[str, ...] = ()
     words: int = 1
+    repeats: bool = False
 
     def define(self, values: flags.FlagValues) -> None:
         low, high = self.bounds
@@ -42,6 +44,8 @@ class Flag:
             flags.DEFINE_integer(self.name, self.default, **own, **bounds)
         elif self.kind is float:
             flags.DEFINE_float(self.name, self.default, **own, **bounds)
+        elif self.repeats:
+            flags.DEFINE_multi_string(self.name, self.default, **own)
         elif self.choices:
             flags.DEFINE_enum(self.name, self.default, self.choices, **own)
         else:

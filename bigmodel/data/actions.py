@@ -154,7 +154,7 @@ def read_tables(paths: list[str], how: Reading) -> Iterator[Action]:
     for path in paths:
         columns: list[str] = how.columns.split()
         split = splitting(path, how.separator)
-        for where, line in files.read_lines([path]):
+        for where, line in files.read_filled_lines([path]):
             values = [value.strip() for value in split(line)]
             if not columns:
                 columns = values
@@ -178,7 +178,7 @@ def splitting(path: str, separator: str) -> Callable[[str], list[str]]:
 
 def read_jsonl(paths: list[str], how: Reading) -> Iterator[Action]:
     """An action a line."""
-    for where, line in files.read_lines(paths):
+    for where, line in files.read_filled_lines(paths):
         try:
             record = json.loads(line)
         except ValueError as error:

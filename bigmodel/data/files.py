@@ -94,6 +94,14 @@ def read_lines(path: str) -> Iterator[tuple[int, str]]:
                 raise config.InputError(f"{path}: line {number} is no UTF-8 text.") from error
 
 
+def read_filled_lines(paths: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """("path, line 3", text) of each line that is not blank, of several files."""
+    for path in paths:
+        for number, text in read_lines(path):
+            if text.strip():
+                yield f"{path}, line {number}", text.lstrip("\ufeff")
+
+
 def read_text(paths: list[str]) -> Iterator[tuple[str, str]]:
     """(path, text) of each file; bytes that are not UTF-8 become U+FFFD."""
     for path in paths:
@@ -115,19 +123,6 @@ def read_jsonl(
                 name, position = f"{path}: the line at byte {position}", position + len(line)
                 if line.strip():
                     yield name, _text_of(line, field, name)
-
-
-def read_lines(paths: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """("path, line 3", text without its end) of each line that is not blank."""
-    for path in paths:
-        with _open(path) as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    text = line.decode("utf-8").strip("\r\n\ufeff")
-                except UnicodeDecodeError as error:
-                    raise config.InputError(f"{path}, line {number} is not UTF-8.") from error
-                if text.strip():
-                    yield f"{path}, line {number}", text
 
 
 def read_parquet(paths: list[str], field: str) -> Iterator[tuple[str, str]]:

@@ -29,13 +29,18 @@ class LayerNorm(nn.Module):
         shape = x.shape[-1:]
         ones = nn.with_logical_partitioning(nn.initializers.ones, (self.axis,))
         scale = self.param("scale", ones, shape, self.param_dtype)
-        x = x.astype(jnp.float32)
-        x = x - x.mean(-1, keepdims=True)
-        y = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon) * scale
+        y = standardised(x, self.epsilon) * scale
         if self.bias:
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, (self.axis,))
             y = y + self.param("bias", zeros, shape, self.param_dtype)
         return y.astype(self.dtype)
+
+
+def standardised(x: jax.Array, epsilon: float) -> jax.Array:
+    """(x - mean) / sqrt(variance + epsilon), without parameters.  [..., D] -> float32 [..., D]"""
+    x = x.astype(jnp.float32)
+    x = x - x.mean(-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + epsilon)
 
 
 class RMSNorm(nn.Module):

@@ -63,3 +63,14 @@ def sinusoids(positions: jax.Array, width: int) -> jax.Array:
     frequencies = jnp.asarray(10_000.0 ** -(np.arange(0, width, 2) / width), jnp.float32)
     turn = positions[..., None].astype(jnp.float32) * frequencies
     return jnp.concatenate([jnp.sin(turn), jnp.cos(turn)], axis=-1)[..., :width]
+
+
+def sinusoids_2d(height: int, width: int, dim: int) -> jax.Array:
+    """Of the places of a grid, row by row.  -> float32 [height * width, D]
+
+    He et al. 2022 (arXiv:2111.06377), section 3, and Peebles and Xie 2023 (arXiv:2212.09748),
+    section 3.2: half of D (a multiple of 4) for a place's row, half for its column.
+    """
+    rows, columns = jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")
+    halves = [sinusoids(axis.reshape(-1), dim // 2) for axis in (rows, columns)]
+    return jnp.concatenate(halves, axis=-1)

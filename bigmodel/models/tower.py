@@ -76,6 +76,7 @@ def run(
     memory: tuple[jax.Array, jax.Array | None] | None = None,
     cross: bool = False,
     cache: dict[str, jax.Array] | None = None,
+    condition: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array] | None]:
     """x through the layers, and the cache after them.  [B, T, D] -> [B, T, D]
 
@@ -93,13 +94,17 @@ def run(
         memory: another sequence that each layer sees besides [B, S, D], and its segments.
         cross: whether the layers see another sequence, in `memory` or in the cache.
         cache: see `layers.self_attention.extend`; of this stack.
+        condition: what modulates every layer [B, D] (`layers.modulated`), or None.
     """
-    layer_block = transformer.make_block(shape, causal=causal, cross=cross)
+    layer_block: nn.Module = transformer.make_block(shape, causal=causal, cross=cross)
+    if condition is not None:
+        layer_block = transformer.make_modulated_block(shape, causal=causal)
     seen = dict(seen or {})
     # Of its parameters only the shapes of its inputs matter: one row, one token.
     of_token = None if angles is None else jax.tree.map(lambda a: a[:1, :1], angles)
     token = x[:1, :1]
-    more = {"memory": (token, None)} if cross else {}
+    more: dict[str, Any] = {"memory": (token, None)} if cross else {}
+    more |= {} if condition is None else {"condition": condition[:1]}
     made = stack.init(layer_block, shape.layers, name, token, None, of_token, None, **more)
     params = module.param(name, made)
 
@@ -108,11 +113,14 @@ def run(
         how = dict(indices=side["indices"], layer=layer, cache=cache, seen=side["seen"])
         if cross:
             how["memory"] = side["memory"]
+        if condition is not None:
+            how["condition"] = side["condition"]
         given = (x, side["segments"], side["angles"], keys)
         return layer_block.apply({"params": layer_params}, *given, **how)
 
     side: dict[str, Any] = {name: batch[name] for name in ("rows", "segments", "indices")}
     side |= {"angles": angles, "seen": seen, "memory": memory or (None, None)}
+    side["condition"] = condition
     runner = stack.unrolled if shape.scan is False else shape.run
     body: stack.Body = of_layer
     if cache is None:

@@ -17,6 +17,7 @@ from bigmodel.layers import (
     experts,
     feedforward,
     latent_attention,
+    modulated,
     norm,
     router,
     self_attention,
@@ -57,6 +58,18 @@ def make_block(
         placement=of.norm_placement,
         dropout=of.dropout,
         cross=make_cross_attention(of) if cross else None,
+        parent=None,
+    )
+
+
+def make_modulated_block(of: Any, *, causal: bool = True) -> modulated.ModulatedBlock:
+    """One layer that a condition modulates, outside of the family's module."""
+    return modulated.ModulatedBlock(
+        attention=make_attention(of, causal=causal),
+        feedforward=make_feedforward(of),
+        modulation=functools.partial(modulated.Modulation, einsum=of.einsum, **dtypes(of)),
+        epsilon=of.norm_epsilon,
+        dropout=of.dropout,
         parent=None,
     )
 

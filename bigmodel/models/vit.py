@@ -1,6 +1,7 @@
 """The vision transformer: images as sequences of patches."""
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -79,7 +80,7 @@ class ViT(nn.Module):
     @nn.compact
     def __call__(self, batch: Batch, rngs: dict | None = None) -> Outputs:
         shape = tower.shape_of(self)
-        x = self.embed(batch["images"])
+        x = embedded(self, batch["images"])
         about = tower.about({n: batch[n] for n in ("rows",) if n in batch}, x)
         key = (rngs or {}).get("dropout")
         x = tower.dropped(shape, x, key, layer=self.layers, batch=about)
@@ -100,20 +101,6 @@ class ViT(nn.Module):
             outputs["class_logits"] = head(pooled).astype(jnp.float32)
         return outputs
 
-    def embed(self, images: jax.Array) -> jax.Array:
-        """Patches, a class token before them if that is what is pooled, and their positions."""
-        x = Embedding(self.patch, self.width, self.param_dtype, self.dtype, name="patches")(images)
-        normal = nn.initializers.normal
-        if self.pooling == "class":
-            init = nn.with_logical_partitioning(nn.initializers.zeros, ("norm",))
-            token = self.param("class_token", init, (self.width,), jnp.dtype(self.param_dtype))
-            token = jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, self.width))
-            x = jnp.concatenate([token, x], axis=1)
-        T = self.length
-        init = nn.with_logical_partitioning(normal(0.02), ("positions", "embed"))
-        table = self.param("positions", init, (T, self.width), jnp.dtype(self.param_dtype))
-        return x + table.astype(x.dtype)
-
     def pool(self, x: jax.Array) -> jax.Array:
         """[B, T, D] -> [B, D]"""
         if self.pooling == "class":
@@ -129,10 +116,29 @@ class ViT(nn.Module):
             name="pooling",
         )(x)
 
-    @property
-    def length(self) -> int:
-        """T: tokens of an image."""
-        return (self.image // self.patch) ** 2 + (self.pooling == "class")
+
+def embedded(
+    of: Any, images: jax.Array, initializer: Callable[..., jax.Array] | None = None
+) -> jax.Array:
+    """Patches, a class token before them if that is what is pooled, and their positions.
+
+    [B, H, W, C] -> [B, T, D]
+
+    Args:
+        of: the module whose parameters these are, within its `__call__`.
+        images: as large as its fields say.
+        initializer: of the positions; None: a normal distribution.
+    """
+    x = Embedding(of.patch, of.width, of.param_dtype, of.dtype, name="patches")(images)
+    if of.pooling == "class":
+        init = nn.with_logical_partitioning(nn.initializers.zeros, ("norm",))
+        token = of.param("class_token", init, (of.width,), jnp.dtype(of.param_dtype))
+        token = jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, of.width))
+        x = jnp.concatenate([token, x], axis=1)
+    initializer = initializer or nn.initializers.normal(0.02)
+    init = nn.with_logical_partitioning(initializer, ("positions", "embed"))
+    table = of.param("positions", init, x.shape[1:], jnp.dtype(of.param_dtype))
+    return x + table.astype(x.dtype)
 
 
 class Embedding(nn.Module):
@@ -172,6 +178,32 @@ def patches(images: jax.Array, size: int) -> jax.Array:
     return cut.reshape(B, -1, size * size * C)
 
 
+def unpatchify(patches: jax.Array, size: int, height: int) -> jax.Array:
+    """The inverse of `patches`, for images of so many pixels.  [B, P, E] -> [B, H, W, C]"""
+    B, P, E = patches.shape
+    rows = height // size
+    cut = patches.reshape(B, rows, P // rows, size, size, E // size**2)
+    return cut.transpose(0, 1, 3, 2, 4, 5).reshape(B, height, P // rows * size, -1)
+
+
+def check_patches(of: Any) -> None:
+    """Patches of a model of images must fill them."""
+    if of.image % of.patch:
+        raise config.InputError(
+            f"model.patch = {of.patch} does not divide model.image = {of.image}."
+        )
+
+
+def check_images(of: Any, images: jax.Array) -> None:
+    """Images must be as large as a model of images says they are."""
+    wanted = (of.image, of.image, of.channels)
+    if images.shape[1:] != wanted:
+        raise config.InputError(
+            f"images are {' x '.join(map(str, images.shape[1:]))}, and model.image x model.image x "
+            f"model.channels is {' x '.join(map(str, wanted))}; they must be alike."
+        )
+
+
 def make(**fields) -> Model:
     """The handle of a vision transformer with the fields of `ViT`."""
     vit = ViT(**fields)
@@ -180,10 +212,7 @@ def make(**fields) -> Model:
             f"model.pooling = {vit.pooling!r}: allowed are {', '.join(POOLINGS)}."
             f"{config.nearest(vit.pooling, POOLINGS)}"
         )
-    if vit.image % vit.patch:
-        raise config.InputError(
-            f"model.patch = {vit.patch} does not divide model.image = {vit.image}."
-        )
+    check_patches(vit)
 
     def init(rng: jax.Array, batch: Batch) -> Params:
         return vit.init(rng, batch)["params"]

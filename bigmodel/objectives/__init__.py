@@ -9,7 +9,9 @@ from collections.abc import Callable
 
 from bigmodel.objectives.classes import classify, regress
 from bigmodel.objectives.contract import Objective, Sums
+from bigmodel.objectives.flow import flow_matching
 from bigmodel.objectives.items import next_item
+from bigmodel.objectives.pixels import masked_image
 from bigmodel.objectives.tokens import (
     LOGITS,
     LOGITS_ON_CPU,
@@ -23,7 +25,9 @@ from bigmodel.objectives.tokens import (
 # name in a config -> what makes it
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "classify": classify,
+    "flow_matching": flow_matching,
     "label_tokens": label_tokens,
+    "masked_image": masked_image,
     "masked_token": masked_token,
     "next_item": next_item,
     "next_token": next_token,

@@ -15,7 +15,7 @@ import optax
 from bigmodel import trees
 
 # Leading axes that count matrices and are no side of one.
-STACKS = ("layers", "dense_layers", "experts")
+STACKS = ("layers", "dense_layers", "decoder_layers", "experts")
 
 Axes = tuple[str | None, ...]
 

@@ -8,7 +8,7 @@ from bigmodel.layers import feedforward, stack
 from bigmodel.recipe.checks import at_least, divisors, known
 from bigmodel.sharding import kernels
 
-COUNTS = ("vocab", "width", "layers", "heads", "length")
+COUNTS = ("vocab", "width", "layers", "heads", "length", "image", "channels", "patch")
 SIZES = (
     *("kv_heads", "head_dim", "hidden", "window", "rope_original_length", "init_std"),
     *("norm_epsilon", "rope_local_theta", "attention_softcap", "logit_softcap"),

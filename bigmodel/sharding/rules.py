@@ -41,9 +41,11 @@ FSDP_TENSOR: Rules = (
     ("token_types",       None),
     ("patch",             None),               # pixels of a patch
     ("classes",           None),
+    ("frequencies",       None),               # of a time's sines
     ("norm",              None),               # vectors as long as the width: too small to cut
     ("layers",            "stage"),            # each stage of a pipeline has its own
     ("dense_layers",      None),               # those before the experts are in none
+    ("decoder_layers",    None),               # nor those of a small decoder after an encoder
     ("encoder_layers",    None),               # nor those of an encoder before a decoder
 )
 # fmt: on

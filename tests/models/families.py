@@ -13,7 +13,14 @@ import jax
 import numpy as np
 from flax.core import meta
 
-from bigmodel.models import encoder, encoder_decoder, recommender, vit
+from bigmodel.models import (
+    dit,
+    encoder,
+    encoder_decoder,
+    masked_autoencoder,
+    recommender,
+    vit,
+)
 from tests.quick import jit
 
 SMALL = dict(width=16, heads=4, layers=2, dtype="float32")
@@ -45,6 +52,13 @@ def images(rows: int, seed: int) -> dict[str, np.ndarray]:
     draw = np.random.default_rng(seed)
     pixels = draw.normal(size=(rows, 8, 8, 3)).astype(np.float32)
     return {"images": pixels, "rows": np.arange(rows, dtype=np.int32)}
+
+
+def noisy_images(rows: int, seed: int) -> dict[str, np.ndarray]:
+    draw = np.random.default_rng(seed + 1)
+    labels = draw.integers(0, 5, rows).astype(np.int32)
+    time = draw.uniform(size=rows).astype(np.float32)
+    return images(rows, seed) | {"labels": labels, "noise_time": time}
 
 
 def texts(rows: int, seed: int) -> dict[str, np.ndarray]:
@@ -109,6 +123,15 @@ FAMILIES: dict[str, Case] = {
         vit.make, VIT | dict(pooling=pooling), images, ("class_logits", "embeddings/pooled")
     )
     for pooling in vit.POOLINGS
+}
+FAMILIES |= {
+    "dit": Case(dit.make, VIT | dict(channels=3, patch=2), noisy_images, ("velocity",)),
+    "masked_autoencoder": Case(
+        masked_autoencoder.make,
+        dict(image=8, patch=2, decoder_width=8, decoder_layers=2, decoder_heads=2, mask_ratio=0.5),
+        images,
+        ("reconstructed", "masked"),
+    ),
 }
 FAMILIES |= {
     name: Case(
