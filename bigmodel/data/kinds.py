@@ -9,14 +9,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bigmodel import config
-from bigmodel.data import images, text
+from bigmodel.data import image_text, images, text
 
 KINDS: dict[str, Callable] = {
+    "image_text": image_text.open_rows,
     "images": images.open_rows,
     "text": text.open_rows,
 }
 # kind -> (fields of a config's model and data) -> {name: (shape of a row, dtype)}
 SHAPES: dict[str, Callable] = {
+    "image_text": image_text.row_shapes,
     "images": images.row_shapes,
     "text": text.row_shapes,
 }

@@ -1,6 +1,7 @@
 """The vision transformer: images as sequences of patches."""
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -79,13 +80,13 @@ class ViT(nn.Module):
     @nn.compact
     def __call__(self, batch: Batch, rngs: dict | None = None) -> Outputs:
         shape = tower.shape_of(self)
-        x = self.embed(batch["images"])
+        x = embed(self, batch["images"])
         about = tower.about({n: batch[n] for n in ("rows",) if n in batch}, x)
         key = (rngs or {}).get("dropout")
         x = tower.dropped(shape, x, key, layer=self.layers, batch=about)
         x, _ = tower.run(self, shape, x, batch=about, key=key)
         x = transformer.make_norm(shape)(name="final_norm")(x)
-        pooled = self.pool(x)
+        pooled = pool(self, shape, x)
         outputs: Outputs = {"hidden": x, "embeddings": {"pooled": pooled}}
         if self.classes:
             head = Einsum(
@@ -100,39 +101,42 @@ class ViT(nn.Module):
             outputs["class_logits"] = head(pooled).astype(jnp.float32)
         return outputs
 
-    def embed(self, images: jax.Array) -> jax.Array:
-        """Patches, a class token before them if that is what is pooled, and their positions."""
-        x = Embedding(self.patch, self.width, self.param_dtype, self.dtype, name="patches")(images)
-        normal = nn.initializers.normal
-        if self.pooling == "class":
-            init = nn.with_logical_partitioning(nn.initializers.zeros, ("norm",))
-            token = self.param("class_token", init, (self.width,), jnp.dtype(self.param_dtype))
-            token = jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, self.width))
-            x = jnp.concatenate([token, x], axis=1)
-        T = self.length
-        init = nn.with_logical_partitioning(normal(0.02), ("positions", "embed"))
-        table = self.param("positions", init, (T, self.width), jnp.dtype(self.param_dtype))
-        return x + table.astype(x.dtype)
 
-    def pool(self, x: jax.Array) -> jax.Array:
-        """[B, T, D] -> [B, D]"""
-        if self.pooling == "class":
-            return x[:, 0]
-        if self.pooling == "mean":
-            return x.mean(1)
-        shape = tower.shape_of(self)
-        return AttentionPooling(
-            attention=transformer.make_cross_attention(shape),
-            norm=transformer.make_norm(shape),
-            feedforward=transformer.make_feedforward(shape),
-            param_dtype=jnp.dtype(self.param_dtype),
-            name="pooling",
-        )(x)
+def embed(of: Any, images: jax.Array, *, bias: bool = True) -> jax.Array:
+    """Patches, a class token before them if that is what is pooled, and their positions.
 
-    @property
-    def length(self) -> int:
-        """T: tokens of an image."""
-        return (self.image // self.patch) ** 2 + (self.pooling == "class")
+    float [B, H, W, C] -> [B, T, D]
+
+    Args:
+        of: the module in whose `__call__` this is; its fields are those of `ViT`.
+        images: pixels.
+        bias: whether the patches' product has one.
+    """
+    x = Embedding(of.patch, of.width, of.param_dtype, of.dtype, bias, name="patches")(images)
+    normal = nn.initializers.normal
+    if of.pooling == "class":
+        init = nn.with_logical_partitioning(nn.initializers.zeros, ("norm",))
+        token = of.param("class_token", init, (of.width,), jnp.dtype(of.param_dtype))
+        token = jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, of.width))
+        x = jnp.concatenate([token, x], axis=1)
+    init = nn.with_logical_partitioning(normal(0.02), ("positions", "embed"))
+    table = of.param("positions", init, (x.shape[1], of.width), jnp.dtype(of.param_dtype))
+    return x + table.astype(x.dtype)
+
+
+def pool(of: Any, shape: tower.Shape, x: jax.Array) -> jax.Array:
+    """[B, T, D] -> [B, D], as `of.pooling` says; of the layers' shape where that is attention."""
+    if of.pooling == "class":
+        return x[:, 0]
+    if of.pooling == "mean":
+        return x.mean(1)
+    return AttentionPooling(
+        attention=transformer.make_cross_attention(shape),
+        norm=transformer.make_norm(shape),
+        feedforward=transformer.make_feedforward(shape),
+        param_dtype=jnp.dtype(of.param_dtype),
+        name="pooling",
+    )(x)
 
 
 class Embedding(nn.Module):
@@ -143,12 +147,14 @@ class Embedding(nn.Module):
         width: D.
         param_dtype: of the parameters.
         dtype: of the arithmetic.
+        bias: whether there is one.
     """
 
     patch: int
     width: int
     param_dtype: str
     dtype: str
+    bias: bool = True
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -158,7 +164,7 @@ class Embedding(nn.Module):
             (x.shape[-1], self.width),
             ("patch", "embed"),
             None,
-            ("norm",),
+            ("norm",) if self.bias else None,
             jnp.dtype(self.dtype),
             jnp.dtype(self.param_dtype),
             name="product",
@@ -172,18 +178,23 @@ def patches(images: jax.Array, size: int) -> jax.Array:
     return cut.reshape(B, -1, size * size * C)
 
 
+def check(of: Any) -> None:
+    """Refuses fields that no image can have."""
+    if of.pooling not in POOLINGS:
+        raise config.InputError(
+            f"model.pooling = {of.pooling!r}: allowed are {', '.join(POOLINGS)}."
+            f"{config.nearest(of.pooling, POOLINGS)}"
+        )
+    if of.image % of.patch:
+        raise config.InputError(
+            f"model.patch = {of.patch} does not divide model.image = {of.image}."
+        )
+
+
 def make(**fields) -> Model:
     """The handle of a vision transformer with the fields of `ViT`."""
     vit = ViT(**fields)
-    if vit.pooling not in POOLINGS:
-        raise config.InputError(
-            f"model.pooling = {vit.pooling!r}: allowed are {', '.join(POOLINGS)}."
-            f"{config.nearest(vit.pooling, POOLINGS)}"
-        )
-    if vit.image % vit.patch:
-        raise config.InputError(
-            f"model.patch = {vit.patch} does not divide model.image = {vit.image}."
-        )
+    check(vit)
 
     def init(rng: jax.Array, batch: Batch) -> Params:
         return vit.init(rng, batch)["params"]

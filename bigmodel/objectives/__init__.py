@@ -7,6 +7,7 @@ the fields of a config. One that is about all rows of a batch together has an at
 
 from bigmodel.objectives.classes import classify, regress
 from bigmodel.objectives.contract import Objective, Sums
+from bigmodel.objectives.contrastive import contrastive, sigmoid_contrastive
 from bigmodel.objectives.tokens import (
     LOGITS,
     LOGITS_ON_CPU,
@@ -18,8 +19,10 @@ from bigmodel.objectives.tokens import (
 # name in a config -> what makes it
 OBJECTIVES = {
     "classify": classify,
+    "contrastive": contrastive,
     "next_token": next_token,
     "regress": regress,
+    "sigmoid_contrastive": sigmoid_contrastive,
 }
 
 __all__ = [

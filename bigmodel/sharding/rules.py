@@ -44,6 +44,9 @@ FSDP_TENSOR: Rules = (
     ("layers",            "stage"),            # each stage of a pipeline has its own
     ("dense_layers",      None),               # those before the experts are in none
     ("encoder_layers",    None),               # nor those of an encoder before a decoder
+    ("image_layers",      None),               # nor two towers side by side
+    ("text_layers",       None),
+    ("joint",             None),               # of two towers' projections: small
 )
 # fmt: on
 
