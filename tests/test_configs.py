@@ -64,6 +64,12 @@ PUBLISHED_PARAMETERS = {
     "vit.py:base": 86_567_656 - 2 * 768,
     "vit.py:large": 304_326_632 - 2 * 1024,
     "vit.py:huge": 632_045_800 - 2 * 1280,
+    # CLIP: OpenAI's weights counted, without the position numbers that they hold. SigLIP:
+    # `safetensors.total` of google/siglip-base-patch16-224.
+    "clip.py:vit-b-32": 151_277_313,
+    "clip.py:vit-b-16": 149_620_737,
+    "clip.py:vit-l-14": 427_616_513,
+    "siglip.py:base-patch16-224": 203_155_970,
 }
 
 FILES = sorted(path.name for path in CONFIGS.glob("*.py"))

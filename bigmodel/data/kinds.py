@@ -10,6 +10,7 @@ from typing import Any
 
 from bigmodel import config
 from bigmodel.data import (
+    image_text,
     images,
     interactions,
     labelled_text,
@@ -21,6 +22,7 @@ from bigmodel.data import (
 )
 
 KINDS: dict[str, Callable] = {
+    "image_text": image_text.open_rows,
     "images": images.open_rows,
     "interactions": interactions.open_rows,
     "labelled_text": labelled_text.open_rows,
@@ -32,6 +34,7 @@ KINDS: dict[str, Callable] = {
 }
 # kind -> (fields of a config's model and data) -> {name: (shape of a row, dtype)}
 SHAPES: dict[str, Callable] = {
+    "image_text": image_text.row_shapes,
     "images": images.row_shapes,
     "interactions": interactions.row_shapes,
     "labelled_text": labelled_text.row_shapes,

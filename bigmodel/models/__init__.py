@@ -7,6 +7,7 @@ from bigmodel.models import (
     encoder_decoder,
     masked_autoencoder,
     recommender,
+    two_towers,
     vit,
 )
 
@@ -21,5 +22,6 @@ FAMILIES = {
         masked_autoencoder.make,
     ),
     "recommender": (recommender.Recommender, recommender.make),
+    "two_towers": (two_towers.TwoTowers, two_towers.make),
     "vit": (vit.ViT, vit.make),
 }

@@ -19,6 +19,7 @@ from bigmodel.models import (
     encoder_decoder,
     masked_autoencoder,
     recommender,
+    two_towers,
     vit,
 )
 from tests.quick import jit
@@ -38,6 +39,7 @@ class Case:
         segments: the array of the batch whose zeros are padding, and the arrays that are padded
             where it is 0; None: nothing is.
         per_token: of `outputs`, those with an axis of tokens [B, T, ...] as `segments` has.
+        of_no_row: more paths, of outputs that are the same whatever the batch.
     """
 
     make: Callable[..., Any]
@@ -46,6 +48,7 @@ class Case:
     outputs: tuple[str, ...]
     segments: tuple[str, tuple[str, ...]] | None = None
     per_token: tuple[str, ...] = ()
+    of_no_row: tuple[str, ...] = ()
 
 
 def images(rows: int, seed: int) -> dict[str, np.ndarray]:
@@ -189,6 +192,38 @@ FAMILIES |= {
 }
 
 
+def captioned(rows: int, seed: int) -> dict[str, np.ndarray]:
+    draw = np.random.default_rng(seed)
+    tokens = draw.integers(0, 11, (rows, 6)).astype(np.int32)
+    lengths = draw.integers(2, 6, rows)
+    segments = (np.arange(6) < lengths[:, None]).astype(np.int32)
+    return images(rows, seed) | {"tokens": tokens, "segments": segments}
+
+
+TOWERS: dict[str, Any] = dict(image=8, patch=4, vocab=11, text_length=6, joint=16)
+TOWERS |= dict(text_width=8, text_layers=2, text_heads=2, init_std=0.02)
+SIGLIP: dict[str, Any] = dict(patch_bias=True, first_norm=False, pooling="attention")
+SIGLIP |= dict(text_causal=False, text_pooling="last", projections="text", logit_bias=-10.0)
+EMBEDDINGS = ("embeddings/image", "embeddings/text")
+FAMILIES |= {
+    "clip": Case(
+        two_towers.make,
+        TOWERS,
+        captioned,
+        EMBEDDINGS,
+        segments=("segments", ("tokens",)),
+        of_no_row=("logit_scale",),
+    ),
+    "siglip": Case(
+        two_towers.make,
+        TOWERS | SIGLIP,
+        captioned,
+        EMBEDDINGS,
+        of_no_row=("logit_scale", "logit_bias"),
+    ),
+}
+
+
 @functools.cache
 def make(name: str, **more: Any):
     case = FAMILIES[name]
@@ -211,14 +246,14 @@ def params(name: str):
 
 def chosen(name: str, outputs: dict[str, Any]) -> list[jax.Array]:
     """The outputs that laws look at."""
+    return [at(path, outputs) for path in FAMILIES[name].outputs]
 
-    def at(path: str) -> jax.Array:
-        found: Any = outputs
-        for key in path.split("/"):
-            found = found[key]
-        return found
 
-    return [at(path) for path in FAMILIES[name].outputs]
+def at(path: str, outputs: dict[str, Any]) -> jax.Array:
+    found: Any = outputs
+    for key in path.split("/"):
+        found = found[key]
+    return found
 
 
 def program(model: Any, name: str):
@@ -231,6 +266,7 @@ def program(model: Any, name: str):
         outputs = model.apply(params, batch, None if key is None else {"dropout": key})
         found = chosen(name, outputs)
         weights = [np.random.default_rng(n).normal(size=x.shape) for n, x in enumerate(found)]
-        return sum((x * w).sum() for x, w in zip(found, weights, strict=True)), found
+        besides = sum(at(path, outputs) for path in FAMILIES[name].of_no_row)
+        return besides + sum((x * w).sum() for x, w in zip(found, weights, strict=True)), found
 
     return jit(jax.grad(total, has_aux=True))
