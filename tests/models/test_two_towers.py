@@ -8,6 +8,7 @@ import pytest
 from bigmodel import config, objectives, recipe
 from bigmodel.layers import feedforward
 from bigmodel.models import two_towers
+from tests import runs
 from tests.models.families import make, pairs, params
 from tests.quick import jit
 
@@ -72,7 +73,7 @@ REFUSED = [
 
 @pytest.mark.parametrize("changes, words", REFUSED)
 def test_what_two_towers_cannot_be_is_refused_before_anything_runs(changes, words):
-    loaded = config.load("configs/clip.py:tiny", changes)
+    loaded = config.load(f"{runs.ROOT}/configs/clip.py:tiny", changes)
     with pytest.raises(config.InputError) as error:
         recipe.make(loaded, devices=jax.devices()[: changes.get("mesh.stage", 1)])
     assert words in str(error.value)
