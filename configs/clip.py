@@ -11,8 +11,9 @@ image tower's layers and the quick GELU are those of OpenAI's weights.
 Not as published: the one augmentation there is a square crop at random of the image, here a
 rectangle of 0.9 to 1 of its area; their 400 million pairs are not public.
 
-Measured: nothing yet but that `tiny` learns. Not measured here: time, utilisation and accuracy of
-all other sizes.
+Measured: `tiny`, 200 steps of 32 in 87 s on two busy CPU cores, half of it the compiler's: of 179
+held-out digits 59.8 % are nearest to their own text among the 32 of a batch (equal texts count as
+one). Not measured here: time, utilisation and accuracy of all other sizes.
 """
 
 from ml_collections import ConfigDict

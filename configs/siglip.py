@@ -10,8 +10,9 @@ scale and bias that start from 10 and -10. Weights' sizes: google/siglip-base-pa
 Not as published: their pairs (WebLI) are not public; learning rate, weight decay and the number of
 steps are chosen here.
 
-Measured: nothing yet but that `tiny` learns. Not measured here: time, utilisation and accuracy of
-all other sizes.
+Measured: `tiny`, 200 steps of 32 in 148 s on two busy CPU cores, 86 s of it the compiler's: of 179
+held-out digits 39.1 % are nearest to their own text among the 32 of a batch (equal texts
+count as one). Not measured here: time, utilisation and accuracy of all other sizes.
 """
 
 from ml_collections import ConfigDict

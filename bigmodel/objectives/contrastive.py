@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from bigmodel import config
 from bigmodel.objectives.contract import Objective, Sums, rngs
 
 NEVER = -1e30  # a logit that no softmax feels; finite, so that a batch of padding alone gives none
@@ -77,6 +78,11 @@ def products(
 ) -> tuple[jax.Array, jax.Array]:
     """s x_i y_j + b of all images and texts, float32 [B, B], and weights [B]."""
     outputs = model.apply(params, batch, rngs=rngs(rng))
+    if not {"image", "text"} <= set(outputs.get("embeddings", {})):
+        raise config.InputError(
+            "A contrastive objective wants a model of images and texts, such as model.name = "
+            f"'two_towers'; this one gives {', '.join(sorted(outputs))}."
+        )
     image, text = (outputs["embeddings"][name].astype(jnp.float32) for name in ("image", "text"))
     logits = jnp.einsum("IJ,KJ->IK", image, text, precision="highest") * outputs["logit_scale"]
     if "logit_bias" in outputs:
