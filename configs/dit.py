@@ -29,7 +29,7 @@ WIDTHS: dict[str, dict] = {
     "l": dict(layers=24, width=1024, heads=16),
     "xl": dict(layers=28, width=1152, heads=16),
 }
-TINY = dict(layers=3, width=64, heads=4, image=8, channels=1, patch=2, classes=10)
+TINY = dict(layers=4, width=64, heads=4, image=8, channels=1, patch=2, classes=10)
 
 SIZES: dict[str, dict] = {"tiny": TINY} | {
     f"{name}{patch}": dict(**size, image=32, channels=4, patch=patch, classes=1000)

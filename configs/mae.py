@@ -59,12 +59,12 @@ def get_config(size: str = "base") -> ConfigDict:
 
 def tiny(config: ConfigDict) -> ConfigDict:
     """Digits of 8 x 8 pixels, inside scikit-learn; of 16 patches 6 are seen."""
-    config.steps, config.batch = 300, 64
+    config.steps, config.batch = 600, 64
     config.model.update(mask_ratio=0.6, dtype="float32")
     config.data.update(source="digits", size=8, channels=1)
     config.objective.normalize = False  # most patches are of one shade: nothing to normalise by
     config.optimizer.update(name="adamw", b2=0.95, weight_decay=0.05, clip=1.0)
     config.schedule.update(name="warmup_cosine", peak=3e-3, warmup=20, floor=0.0)
-    config.log.every = 50
+    config.log.every = 100
     config.evals = dict(validation=dict(split="validation", every=0))
     return config

@@ -36,7 +36,7 @@ def batch(rows=B):
     return {"images": images, "weights": weights, "rows": np.arange(rows, dtype=np.int32)}
 
 
-def of_time_and_noise(rng, rows=B, **options):
+def of_time_and_noise(rng, rows=B, start=0, **options):
     """What the objective gives to a model: x_t and t."""
     seen = {}
 
@@ -45,7 +45,8 @@ def of_time_and_noise(rng, rows=B, **options):
         return {"velocity": jnp.zeros_like(batch["images"])}
 
     objective = flows.flow_matching(types.SimpleNamespace(apply=apply), **options)
-    loss, sums = objective({}, batch(rows), rng)
+    given = batch(rows)
+    loss, sums = objective({}, given | {"rows": given["rows"] + np.int32(start)}, rng)
     return np.asarray(seen["images"]), np.asarray(seen["noise_time"]), float(loss)
 
 
@@ -97,6 +98,8 @@ def test_other_steps_draw_otherwise_and_evaluation_always_the_same():
     one, other = (of_time_and_noise(jax.random.key(n)) for n in (1, 2))
     assert not np.intersect1d(one[1], other[1]).size
     assert np.abs(one[0] - other[0]).min() > 0
+    far = of_time_and_noise(None, 5, 10**7, time="uniform")[1]  # no rounding among so many rows
+    np.testing.assert_allclose(np.diff(far) % 1, 0.618, atol=1e-3)
     again = [of_time_and_noise(None)[:2] for _ in range(2)]
     jax.tree.map(np.testing.assert_array_equal, *again)
 

@@ -76,7 +76,10 @@ class Batches:
         return -(-len(self.rows) // self.batch)
 
     def host(self, step: int, index: slice | np.ndarray = slice(None)) -> dict[str, np.ndarray]:
-        """Some rows of batch `step`, by their index in it: name -> [b, ...], with `rows` [b]."""
+        """Some rows of batch `step`, by their index in it: name -> [b, ...], with `rows` [b].
+
+        Those are their indices in the batch, and where batches end their places among all.
+        """
         number = np.arange(self.batch)[index]
         places = step * self.batch + number
         real = places < len(self.rows) if not self.repeat else np.ones(len(places), bool)
@@ -86,7 +89,8 @@ class Batches:
         batch = self.rows.take(chosen[:, 0], chosen[:, 1] if self.repeat else None)
         if not real.all():
             batch = {name: _padded(array, real) for name, array in batch.items()}
-        return {**batch, "rows": number.astype(np.int32)}
+        # What evaluation draws belongs to a row of the data, however large the batch.
+        return {**batch, "rows": (number if self.repeat else places).astype(np.int32)}
 
     @functools.cached_property
     def spec(self) -> dict[str, jax.ShapeDtypeStruct]:

@@ -20,7 +20,7 @@ class MaskedAutoencoder(nn.Module):
     float [B, H, W, C] -> float32 [B, P, E] reconstructed, [B, P, E] true, [B, P] 1 where hidden
 
     He et al. 2022 (arXiv:2111.06377), section 3. What is hidden is drawn for each row: by the key
-    "dropout", and without one (evaluation) always the same for the number of a row.
+    "dropout", and without one (evaluation) always the same for a row's number.
 
     The encoder's parameters have the names of `vit.ViT`'s. Its positions start as fixed sines and
     cosines and are trained, as they are where a ViT goes on from them.

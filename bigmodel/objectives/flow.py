@@ -1,6 +1,5 @@
 """Flow matching: a model learns which way leads from data to noise."""
 
-import math
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ from bigmodel.objectives.contract import Objective, rngs
 
 # Numbers of the draws of a row, far from those of layers (`layers.dropout.row_keys`).
 TIME, NOISE = 2**30, 2**30 + 1
-GOLDEN = (math.sqrt(5) - 1) / 2
+GOLDEN = 2654435769  # the golden ratio's inverse in parts of 2^32
 TIMES = ("uniform", "logit_normal")
 
 
@@ -25,8 +24,8 @@ def flow_matching(
     and time 1 is noise. Lipman et al. 2023 (arXiv:2210.02747), eq. 23, with the time the other way
     round; Liu et al. 2023 (arXiv:2209.03003), eq. 1; Esser et al. 2024 (arXiv:2403.03206), eq. 13.
 
-    Where nothing is random (evaluation), rows have fixed noise and fixed times, by their numbers
-    in the batch: the golden ratio's multiples spread evenly over however many rows there are.
+    Where nothing is random (evaluation), rows have fixed noise and fixed times, by their numbers:
+    multiples of the golden ratio, which spread evenly over however many rows there are.
 
     Args:
         model: a handle (models/handle.py); it gets x_t as `images` and t as `noise_time` [B].
@@ -68,7 +67,8 @@ def flow_matching(
 def shares_of_one(rng: jax.Array | None, rows: jax.Array) -> jax.Array:
     """A number in [0, 1) for each row, drawn, or without a key spread evenly.  float32 [B]"""
     if rng is None:
-        return ((rows + 1) * GOLDEN) % 1.0
+        parts = (rows + 1).astype(jnp.uint32) * jnp.uint32(GOLDEN)
+        return (parts >> 8).astype(jnp.float32) / 2**24
     return jax.vmap(jax.random.uniform)(keys_of(rng, TIME, rows))
 
 
