@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from bigmodel import config
-from bigmodel.data import files, python_stdlib, sources
+from bigmodel.data import files, sources
 
 KINDS = ("python_stdlib", "lines:SOURCE_FILE,TARGET_FILE", "jsonl:GLOB", "tsv:GLOB")
 
@@ -170,6 +170,8 @@ def _of_stdlib(split: str) -> PairSource:
 
     The pairs of a file are all of one split. Files that this Python cannot parse have none.
     """
+    from bigmodel.data import python_stdlib  # and TFDS with it: half a second
+
     found = [
         (name, path)
         for name, path in python_stdlib.files()
