@@ -9,13 +9,22 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bigmodel import config
-from bigmodel.data import images, interactions, labelled_text, labelled_tokens, masked_text, text
+from bigmodel.data import (
+    images,
+    interactions,
+    labelled_text,
+    labelled_tokens,
+    latents,
+    masked_text,
+    text,
+)
 
 KINDS: dict[str, Callable] = {
     "images": images.open_rows,
     "interactions": interactions.open_rows,
     "labelled_text": labelled_text.open_rows,
     "labelled_tokens": labelled_tokens.open_rows,
+    "latents": latents.open_rows,
     "masked_text": masked_text.open_rows,
     "text": text.open_rows,
 }
@@ -25,6 +34,7 @@ SHAPES: dict[str, Callable] = {
     "interactions": interactions.row_shapes,
     "labelled_text": labelled_text.row_shapes,
     "labelled_tokens": text.row_shapes,
+    "latents": latents.row_shapes,
     "masked_text": masked_text.row_shapes,
     "text": text.row_shapes,
 }
