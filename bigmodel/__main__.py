@@ -16,6 +16,7 @@ from typing import Any
 import bigmodel
 from bigmodel import compat, config
 from bigmodel.config import CONFIG, Flag
+from bigmodel.config.subcommands import DRAWING, JSON, PLAN, SAMPLING, TOKENIZERS, WORKDIR
 
 Values = Any  # absl's FlagValues: each flag's value is an attribute
 
@@ -136,8 +137,9 @@ def _generate(values: Values) -> None:
     if values.out is not None:
         _draw(values)
         return
-    prompts = _prompts(values)
-    streams = sys.stdout.isatty() and not values.json
+    inputs = _inputs(values)
+    prompts = [] if inputs and values.prompt is values.prompts is None else _prompts(values)
+    streams = sys.stdout.isatty() and not values.json and not inputs and values.num_beams == 1
     streams = streams and len(prompts) == values.num_return_sequences == 1
     if streams:
         print(prompts[0], end="", flush=True)
@@ -147,18 +149,31 @@ def _generate(values: Values) -> None:
     samples = run.generate(
         values.workdir,
         prompts,
+        inputs=inputs,
         on_text=(lambda _, __, piece: print(piece, end="", flush=True)) if streams else None,
         **{flag.name: values[flag.name].value for flag in SAMPLING},
     )
+    if len(prompts) < len(samples):  # none, or one for all
+        prompts = (prompts or [""]) * len(samples)
+    columns = {"prompt": prompts, **inputs, "samples": samples}
     if values.json:
-        pairs = zip(prompts, samples, strict=True)
-        found = [{"prompt": prompt, "samples": texts} for prompt, texts in pairs]
+        rows = zip(*columns.values(), strict=True)
+        found = [dict(zip(columns, row, strict=True)) for row in rows]
         print(json.dumps(found, ensure_ascii=False))
     elif streams:
         print()
     else:
         whole = [p + text for p, texts in zip(prompts, samples, strict=True) for text in texts]
-        print("\n----\n".join(whole))
+        if inputs:  # a line each, beside the lines of the input
+            print("\n".join(" ".join(text.splitlines()) for text in whole))
+        else:
+            print("\n----\n".join(whole))
+
+
+def _inputs(values: Values) -> dict[str, list[str]]:
+    from bigmodel.data import inputs
+
+    return dict(map(inputs.parse, values.input or []))
 
 
 def _draw(values: Values) -> None:
@@ -241,44 +256,7 @@ def _plan(values: Values, loaded: config.Loaded | None) -> int | None:
 
 # The table
 
-WORKDIR = Flag("workdir", str, "DIR", "the run's folder", required=True)
-JSON = Flag("json", bool, "", "prints JSON, and nothing else on stdout", False)
-PLANNED = ("train", "evaluate", "prefill", "decode")
-TOKENIZERS = ("bpe", "unigram", "wordpiece")
 # fmt: off
-SAMPLING = (
-    Flag("num_return_sequences", int, "N", "samples for each prompt", 1, bounds=(1, None)),
-    Flag("max_new_tokens", int, "N", "tokens to add at most", bounds=(1, None)),
-    Flag("max_length", int, "N", "tokens at most, the prompt's too", bounds=(1, None)),
-    Flag("temperature", float, "X", "0 takes the likeliest token", 1.0, bounds=(0, None)),
-    Flag("top_k", int, "N", "draws from the N likeliest; 0: from all", 0, bounds=(0, None)),
-    Flag("top_p", float, "X", "draws from the likeliest, X in sum", 1.0, bounds=(0, 1)),
-    Flag("min_p", float, "X", "drops what is under X times the likeliest", 0.0, bounds=(0, 1)),
-    Flag("repetition_penalty", float, "X", "over 1: fewer repetitions", 1.0, bounds=(0, None)),
-    Flag("seed", int, "N", "the same seed draws the same text", 0, bounds=(0, None)),
-)
-DRAWING = (
-    *(flag for flag in SAMPLING if flag.name in ("num_return_sequences", "seed")),
-    Flag("num_inference_steps", int, "N", "steps from noise to an image", 50, bounds=(1, None)),
-    Flag("guidance_scale", float, "X", "over 1: more like its class", 1.0, bounds=(0, None)),
-    Flag("solver", str, "NAME", "of those steps", "heun", choices=("euler", "heun")),
-)
-PLAN = (
-    dataclasses.replace(CONFIG, required=False),
-    Flag("topology", str, "NAME", "v5p:8x8x8, gpu:h200:128x8 (hosts x GPUs) or cpu:8"),
-    Flag("slices", int, "N", "parts joined by the data-centre network", 1, bounds=(1, None)),
-    Flag("task", str, "TASK", "what is planned", "train", choices=PLANNED),
-    Flag("prompt_tokens", int, "N", "of prefill, in the cache of decode", 1024, bounds=(1, None)),
-    Flag("full", bool, "", "compiles to the end: minutes, not seconds", False),
-    Flag("search", bool, "", "ranks the layouts of the topology, and compiles the best", False),
-    Flag("objective", str, "WHAT", "of a search", "time", choices=("time", "cost", "chips")),
-    Flag("compiled", int, "N", "layouts that a search compiles", 12, bounds=(0, None)),
-    Flag("report", str, "OUT.html", "writes a page to look at"),
-    Flag("compare", str, "A.json B.json", "what changed between two answers of --json", words=2),
-    Flag("budget", str, "FILE", "fails where the plan moves or holds more than this one of --json"),
-    Flag("calibrate", float, "SECONDS", "of a measured step: keeps what it says of the chip"),
-    JSON,
-)
 COMMANDS = {
     "train": Command(_train, "trains, or resumes what the folder holds", (CONFIG, WORKDIR)),
     "evaluate": Command(_evaluate, "scores a checkpoint", (
@@ -293,7 +271,8 @@ COMMANDS = {
         Flag("prompts", str, "FILE", "many prompts, one a line"),
         *SAMPLING,
         Flag("out", str, "DIR", "where images go as PNG files, for a run that draws some"),
-        Flag("input", str, "label=NUMBER", "an image's class; repeated for more", repeats=True),
+        Flag("input", str, "NAME=FILE", "source=FILE (or TEXT); label=NUMBER, as often as wanted",
+             repeats=True),
         *DRAWING[2:],
         JSON,
     )),

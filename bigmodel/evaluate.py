@@ -7,7 +7,7 @@ import jax
 
 from bigmodel import compat, scores
 from bigmodel import recipe as recipes
-from bigmodel.data import pipeline
+from bigmodel.data import pipeline, text
 from bigmodel.sharding import mesh as meshes
 
 EvalStep = Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]
@@ -75,3 +75,41 @@ def figures(totals: dict[str, float], bytes_per_target: float) -> dict[str, floa
     if "correct" in means:
         found["accuracy"] = means.pop("correct")
     return found | means | {"targets": weight}
+
+
+# Counting pairs sorts the tokens of the training split: a minute for so many, and it says little
+# about a corpus that large.
+MOST_TOKENS_OF_BASELINES = 10**8
+
+
+def baselines(
+    recipe: recipes.Recipe, rows: Any, progress: recipes.Progress | None = None
+) -> dict[str, float]:
+    """Bits per byte of counts of tokens and of pairs of tokens, or {}.
+
+    They are counted on the split that the run trains on (`data.split`), of the source that `rows`
+    are of: an evaluation with a source of its own is held against that source's. There are none of
+    a mixture, of more than `MOST_TOKENS_OF_BASELINES`, and where preparing the split would take
+    long: to score a checkpoint needs only what is scored.
+    """
+    if not isinstance(rows, text.Rows):
+        return {}
+    train = recipes.open_small_rows(
+        recipe.loaded,
+        rows.source,
+        recipe.config.data.split,
+        progress,
+        tokens=MOST_TOKENS_OF_BASELINES,
+    )
+    if train is None:
+        return {}
+    return {
+        f"{name}_bits_per_byte": scores.ngram_bits_per_byte(
+            train.flat()[0],
+            rows.flat()[0],
+            order=order,
+            vocab=recipe.tokenizer.size,
+            bytes=rows.bytes,
+        )
+        for order, name in ((1, "unigram"), (2, "bigram"))
+    }

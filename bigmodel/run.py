@@ -2,20 +2,22 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 
-from bigmodel import checkpoint, compat, config, drawing, scores
+from bigmodel import checkpoint, compat, config
+from bigmodel import drawing as pictures
 from bigmodel import recipe as recipes
-from bigmodel.data import text, tokenizers
+from bigmodel.data import inputs as input_arrays
+from bigmodel.data import tokenizers
+from bigmodel.decode import beam, sampling
 from bigmodel.decode import generate as decoding
-from bigmodel.decode import sampling
+from bigmodel.evaluate import baselines, make_eval_step
 from bigmodel.evaluate import evaluate as evaluate_split
-from bigmodel.evaluate import make_eval_step
 from bigmodel.models.handle import Batch, Outputs
 from bigmodel.sharding import mesh as meshes
 from bigmodel.sharding import rules
@@ -110,47 +112,9 @@ def evaluate(
     return found
 
 
-# Counting pairs sorts the tokens of the training split: a minute for so many, and it says little
-# about a corpus that large.
-MOST_TOKENS_OF_BASELINES = 10**8
-
-
-def baselines(
-    recipe: recipes.Recipe, rows: Any, progress: recipes.Progress | None = None
-) -> dict[str, float]:
-    """Bits per byte of counts of tokens and of pairs of tokens, or {}.
-
-    They are counted on the split that the run trains on (`data.split`), of the source that `rows`
-    are of: an evaluation with a source of its own is held against that source's. There are none of
-    a mixture, of more than `MOST_TOKENS_OF_BASELINES`, and where preparing the split would take
-    long: to score a checkpoint needs only what is scored.
-    """
-    if not isinstance(rows, text.Rows):
-        return {}
-    train = recipes.open_small_rows(
-        recipe.loaded,
-        rows.source,
-        recipe.config.data.split,
-        progress,
-        tokens=MOST_TOKENS_OF_BASELINES,
-    )
-    if train is None:
-        return {}
-    return {
-        f"{name}_bits_per_byte": scores.ngram_bits_per_byte(
-            train.flat()[0],
-            rows.flat()[0],
-            order=order,
-            vocab=recipe.tokenizer.size,
-            bytes=rows.bytes,
-        )
-        for order, name in ((1, "unigram"), (2, "bigram"))
-    }
-
-
 def generate(
     folder: str | epath.Path,
-    prompts: Sequence[str],
+    prompts: Sequence[str] = (),
     *,
     num_return_sequences: int = 1,
     max_new_tokens: int | None = None,
@@ -160,18 +124,19 @@ def generate(
     on_text: Callable[[int, int, str], None] | None = None,
     **options: Any,
 ) -> list[list[str]]:
-    """Continues each prompt.
+    """Continues each prompt, or writes what each source asks for.
 
     Args:
         folder: the workdir.
-        prompts: texts; "" starts a document.
+        prompts: texts; "" starts a document. Of a model with inputs, what each output begins with.
         num_return_sequences: samples for each prompt.
         max_new_tokens: the most tokens after the prompt.
         max_length: the most tokens with the prompt.
         seed: of the samples.
         step: of the checkpoint; None: the newest.
         on_text: is told (prompt, sample, piece) as text is made.
-        **options: of `sampling.Sampling`: temperature, top_k, top_p, min_p, repetition_penalty.
+        **options: of `sample`: inputs, num_beams, length_penalty; and of `sampling.Sampling`:
+            temperature, top_k, top_p, min_p, repetition_penalty.
 
     Returns:
         For each prompt its samples, without the prompt.
@@ -183,22 +148,42 @@ def generate(
 
 def sample(
     run: Run,
-    prompts: Sequence[str],
+    prompts: Sequence[str] = (),
     *,
     num_return_sequences: int = 1,
     max_new_tokens: int | None = None,
     max_length: int | None = None,
     seed: int = 0,
+    inputs: Mapping[str, Sequence[str]] | None = None,
+    num_beams: int = 1,
+    length_penalty: float = 0.6,
     on_text: Callable[[int, int, str], None] | None = None,
     **options: Any,
 ) -> list[list[str]]:
-    """`generate` from a run that is loaded already."""
-    if drawing.draws(run.recipe):
+    """`generate` from a run that is loaded already.
+
+    Args:
+        run: what is asked.
+        inputs: what the model reads besides, such as {"source": texts}.
+        num_beams: 1: texts are drawn; more: those are searched for that are likeliest.
+        length_penalty: of the search, see `decode.beam.search`.
+        **options: as of `generate`, and all that is not said here.
+    """
+    if pictures.draws(run.recipe):
         raise config.InputError(
             f"{run.workdir} draws images out of noise, and takes no --prompt: it wants --out DIR, "
             f"and --input label=NUMBER for a class."
         )
-    tokenizer, recipe = run.tokenizer, run.recipe
+    tokenizer, recipe, inputs = run.tokenizer, run.recipe, inputs or {}
+    arrays = input_arrays.arrays(inputs, recipe.example, tokenizer)
+    rows = max([len(texts) for texts in inputs.values()], default=len(prompts))
+    if len(prompts) < 2:  # none, or one for all
+        prompts = [*prompts, ""][:1] * rows
+    for name, texts in inputs.items():
+        if len(texts) != len(prompts):
+            raise config.InputError(
+                f"{len(prompts)} prompts and {len(texts)} of {name!r}: there must be as many."
+            )
     if not prompts:
         return []
     ids = [np.concatenate([[tokenizer.bos], tokenizer.encode(prompt)]) for prompt in prompts]
@@ -207,37 +192,65 @@ def sample(
         if recipe.fields.get("position") == "learned":  # nobody asked for more than fits
             max_length = recipe.fields["length"] - 1
     check_length(recipe, ids, max_new_tokens, max_length)
-    streams = [
-        tokenizers.Stream(tokenizer.decode) for _ in range(len(prompts) * num_return_sequences)
-    ]
+    how: dict[str, Any] = dict(
+        max_new_tokens=max_new_tokens,
+        # The limit is in tokens of the prompt as it was given; bos is not one of them.
+        max_length=None if max_length is None else max_length + 1,
+        eos=tokenizer.eos,
+        vocab=tokenizer.size,
+        num_return_sequences=num_return_sequences,
+        multiple=rules.parts(recipe.mesh, dict(recipe.rules)["batch"]),
+        inputs=arrays,
+    )
+    drawing = sampling.Sampling(**options)
+    with meshes.use(recipe.mesh, recipe.rules):
+        if num_beams == 1:
+            return drawn(run, ids, on_text, sampling=drawing, seed=seed, **how)
+        check_search(drawing)
+        how |= dict(num_beams=num_beams, length_penalty=length_penalty)
+        found = beam.search(recipe.model, run.params, ids, **how)
+    texts_of = [[tokenizer.decode(one.tokens) for one in of_prompt] for of_prompt in found]
+    if on_text is not None:
+        for i, texts in enumerate(texts_of):
+            for j, whole in enumerate(texts):
+                on_text(i, j, whole)
+    return texts_of
+
+
+def drawn(
+    run: Run,
+    ids: Sequence[np.ndarray],
+    on_text: Callable[[int, int, str], None] | None,
+    *,
+    num_return_sequences: int,
+    **how: Any,
+) -> list[list[str]]:
+    """Samples of each prompt's ids; what they are made by is `decode.generate.generate`'s."""
+    n, decode = num_return_sequences, run.tokenizer.decode
+    streams = [tokenizers.Stream(decode) for _ in range(len(ids) * n)]
 
     def on_tokens(index: int, tokens: np.ndarray) -> None:
         if on_text is not None:
-            piece = streams[index].push(*tokens)
-            on_text(*divmod(index, num_return_sequences), piece)
+            on_text(*divmod(index, n), streams[index].push(*tokens))
 
-    with meshes.use(recipe.mesh, recipe.rules):
-        samples = decoding.generate(
-            recipe.model,
-            run.params,
-            ids,
-            max_new_tokens=max_new_tokens,
-            # The limit is in tokens of the prompt as it was given; bos is not one of them.
-            max_length=None if max_length is None else max_length + 1,
-            sampling=sampling.Sampling(**options),
-            eos=tokenizer.eos,
-            vocab=tokenizer.size,
-            seed=seed,
-            num_return_sequences=num_return_sequences,
-            on_tokens=on_tokens,
-            multiple=rules.parts(recipe.mesh, dict(recipe.rules)["batch"]),
-        )
+    how |= dict(num_return_sequences=n, on_tokens=on_tokens)
+    samples = decoding.generate(run.recipe.model, run.params, ids, **how)
     for index, stream in enumerate(streams):  # a character that was never completed
         if on_text is not None and (rest := stream.finish()):
-            on_text(*divmod(index, num_return_sequences), rest)
-    texts = [tokenizer.decode(sample) for sample in samples]
-    n = num_return_sequences
-    return [texts[i * n : (i + 1) * n] for i in range(len(prompts))]
+            on_text(*divmod(index, n), rest)
+    texts = [decode(sample) for sample in samples]
+    return [texts[i * n : (i + 1) * n] for i in range(len(ids))]
+
+
+def check_search(drawing: sampling.Sampling) -> None:
+    """A search draws nothing: what says how to draw would be passed over."""
+    for field, default in dataclasses.asdict(sampling.Sampling()).items():
+        value = getattr(drawing, field)
+        if value != default:
+            raise config.InputError(
+                f"{field}={value}: a search (num_beams over 1) draws nothing; leave it out, or "
+                "num_beams."
+            )
 
 
 def draw(
@@ -245,16 +258,16 @@ def draw(
 ) -> np.ndarray:
     """Images of classes, [labels * samples, H, W, C]: `drawing.draw` of a workdir's run."""
     run = load(folder, step=step)
-    return drawing.draw(run.recipe, run.params, labels, **options)
+    return pictures.draw(run.recipe, run.params, labels, **options)
 
 
 def draw_files(
     folder: str | epath.Path, out: str, inputs: Sequence[str] | None = None, **options: Any
 ) -> list[str]:
     """Files of what `draw` makes of classes that are given as "label=NUMBER"."""
-    labels = drawing.labels_of(inputs)
+    labels = pictures.labels_of(inputs)
     images = draw(folder, labels, **options)
-    return drawing.save(images, labels, out, seed=options["seed"])
+    return pictures.save(images, labels, out, seed=options["seed"])
 
 
 MOST_NEW_TOKENS = 256  # where nobody says a limit; fewer if learned positions end before

@@ -11,7 +11,9 @@ Not as published: the data (the books are not public); rows of 512 tokens from t
 BERT took 90 % of its steps with 128; a pair is cut at any token, and RoBERTa's rows are packed with
 attention inside each document.
 
-Measured: TINY
+Measured: `tiny`, 60 steps in 3 s after 13 s of compiling on 2 CPU cores, ends at 29 % of the masked
+bytes of validation told right; the next sentence is not learnt in so few steps (51 %). Not
+measured here: all other sizes.
 """
 
 from ml_collections import ConfigDict

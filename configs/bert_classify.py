@@ -10,7 +10,8 @@ Not as published: runs begin from random weights, not from a pretrained encoder.
 
 `tiny` tells of which of four modules of Python's standard library a line is.
 
-Measured: TINY
+Measured: `tiny`, 200 steps in 40 s on 2 busy CPU cores, tells 62 % of the 64 lines of
+validation right. Not measured here: all other sizes.
 """
 
 from ml_collections import ConfigDict

@@ -11,7 +11,8 @@ its sentence, not in its document.
 
 `tiny` tells of what kind each token of a line of Python's standard library is.
 
-Measured: TINY
+Measured: `tiny`, 60 steps in 6 s on 2 busy CPU cores, ends at 68 % of the tokens of validation told
+right. Not measured here: all other sizes.
 """
 
 from ml_collections import ConfigDict

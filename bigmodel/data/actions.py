@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from bigmodel import config
-from bigmodel.data import cache, files, python_stdlib, store
+from bigmodel.data import cache, files, store
 
 FORMAT = 1  # raise it when the same inputs would give other arrays
 HOME = "~/.cache/bigmodel/interactions"
@@ -144,6 +144,8 @@ def find(source: str, how: Reading) -> tuple[str, int, Callable[[], Iterator[Act
 
 def read_stdlib() -> Iterator[Action]:
     """Each file of the standard library is a user, who takes the modules that it imports."""
+    from bigmodel.data import python_stdlib  # and TFDS with it: half a second
+
     for name, path in python_stdlib.files():
         for module in IMPORT.findall(path.read_text("utf-8", "replace")):
             yield name, name, module, 0.0
@@ -154,7 +156,7 @@ def read_tables(paths: list[str], how: Reading) -> Iterator[Action]:
     for path in paths:
         columns: list[str] = how.columns.split()
         split = splitting(path, how.separator)
-        for where, line in files.read_lines([path]):
+        for where, line in files.read_filled_lines([path]):
             values = [value.strip() for value in split(line)]
             if not columns:
                 columns = values
@@ -178,7 +180,7 @@ def splitting(path: str, separator: str) -> Callable[[str], list[str]]:
 
 def read_jsonl(paths: list[str], how: Reading) -> Iterator[Action]:
     """An action a line."""
-    for where, line in files.read_lines(paths):
+    for where, line in files.read_filled_lines(paths):
         try:
             record = json.loads(line)
         except ValueError as error:

@@ -75,6 +75,33 @@ def list_parquet(pattern: str, field: str) -> Found:
     return fingerprint, parts, part_sizes
 
 
+def list_lines(pattern: str, suffix: str) -> tuple[list[str], list[int], str]:
+    """Paths, their bytes, and a fingerprint, for who reads lines; a folder means its files of a
+    suffix."""
+    return _find(pattern, suffix)
+
+
+def read_lines(path: str) -> Iterator[tuple[int, str]]:
+    """(number from 1, text without its end) of each line of a UTF-8 file; other bytes are refused.
+
+    Only "\\n" ends a line, so that two files side by side stay so whatever else they hold.
+    """
+    with _open(path) as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield number, line.decode("utf-8").rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                raise config.InputError(f"{path}: line {number} is no UTF-8 text.") from error
+
+
+def read_filled_lines(paths: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """("path, line 3", text) of each line that is not blank, of several files."""
+    for path in paths:
+        for number, text in read_lines(path):
+            if text.strip():
+                yield f"{path}, line {number}", text.lstrip("\ufeff")
+
+
 def read_text(paths: list[str]) -> Iterator[tuple[str, str]]:
     """(path, text) of each file; bytes that are not UTF-8 become U+FFFD."""
     for path in paths:
@@ -96,19 +123,6 @@ def read_jsonl(
                 name, position = f"{path}: the line at byte {position}", position + len(line)
                 if line.strip():
                     yield name, _text_of(line, field, name)
-
-
-def read_lines(paths: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """("path, line 3", text without its end) of each line that is not blank."""
-    for path in paths:
-        with _open(path) as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    text = line.decode("utf-8").strip("\r\n\ufeff")
-                except UnicodeDecodeError as error:
-                    raise config.InputError(f"{path}, line {number} is not UTF-8.") from error
-                if text.strip():
-                    yield f"{path}, line {number}", text
 
 
 def read_parquet(paths: list[str], field: str) -> Iterator[tuple[str, str]]:

@@ -27,11 +27,15 @@ SPLITS = {"train": ("train",), "validation": ("validation", "val", "valid"), "te
 
 
 class Example(NamedTuple):
-    """An image as it was encoded; `label` is the name of its class, "" where it has none."""
+    """An image as it was encoded; `label` is the name of its class, "" where it has none.
+
+    `texts` say what it shows, each in other words.
+    """
 
     name: str
     data: bytes
     label: str
+    texts: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Images:
         classes: their names.
         broken: images that could not be decoded, and were left out.
         content: hash of all of it.
+        texts: [N] JSON of each image's name and its texts; None where it has no texts.
     """
 
     data: np.ndarray
@@ -72,12 +77,20 @@ class Images:
     classes: tuple[str, ...]
     broken: int
     content: str
+    texts: tuple[np.ndarray, np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def encoded(self, index: int) -> bytes:
         return self.data[self.offsets[index] : self.offsets[index + 1]].tobytes()
+
+    def told(self, index: int) -> tuple[str, list[str]]:
+        """An image's name in its source, and its texts."""
+        if self.texts is None:
+            raise ValueError("these images have no texts")
+        data, offsets = self.texts
+        return tuple(json.loads(data[offsets[index] : offsets[index + 1]].tobytes()))
 
 
 def find(name: str, split: str) -> Source:
@@ -194,18 +207,24 @@ def prepare(source: Source, split: str, *, broken: str, root: str, report: Calla
     if broken not in BROKEN:
         raise config.InputError(f'data.broken = "{broken}": allowed are {", ".join(BROKEN)}.')
     known = json.dumps([FORMAT, source.name, source.fingerprint, split, broken])
-    key = hashlib.sha256(known.encode()).hexdigest()[:32]
-    home = root or os.environ.get("BIGMODEL_CACHE") or os.path.expanduser("~/.cache/bigmodel")
-    if "://" in home:
-        raise config.InputError(f"data.cache_dir = {home!r}: images want a local folder.")
-    place = pathlib.Path(home).expanduser() / "images" / key
+    place = place_of(known, root)
 
     def write(scratch: pathlib.Path) -> dict[str, Any]:
         return write_all(source, split, scratch, skip=broken == "skip", report=report)
 
     arrays, meta = store.build(place, write)
     notes = tuple(meta["classes"]), meta["broken"], meta["content"]
-    return Images(arrays["data"], arrays["offsets"], arrays["labels"], *notes)
+    texts = (arrays["texts"], arrays["text_offsets"]) if "texts" in arrays else None
+    return Images(arrays["data"], arrays["offsets"], arrays["labels"], *notes, texts)
+
+
+def place_of(known: str, root: str) -> pathlib.Path:
+    """Where what is known by this text is kept, below `root` (""): the user's cache."""
+    key = hashlib.sha256(known.encode()).hexdigest()[:32]
+    home = root or os.environ.get("BIGMODEL_CACHE") or os.path.expanduser("~/.cache/bigmodel")
+    if "://" in home:
+        raise config.InputError(f"data.cache_dir = {home!r}: images want a local folder.")
+    return pathlib.Path(home).expanduser() / "images" / key
 
 
 def write_all(
@@ -214,6 +233,7 @@ def write_all(
     """Every image that can be decoded, one after another in a file."""
     sizes, labels, broken, content, seen = [0], [], 0, hashlib.sha256(), 0
     number = {name: index for index, name in enumerate(source.classes)}
+    told: list[bytes] = []
     with (scratch / "all").open("wb") as file:
         for example in source.read():
             seen += len(example.data)
@@ -238,6 +258,9 @@ def write_all(
                 )
             labels.append(number[example.label])
             content.update(digest + example.label.encode())
+            if example.texts:
+                told.append(json.dumps([example.name, example.texts]).encode())
+                content.update(json.dumps(example.texts).encode())
     if not labels:
         raise config.InputError(
             f'source "{source.name}" has no images in the split "{split}"'
@@ -251,6 +274,9 @@ def write_all(
     (scratch / "all").unlink()
     np.save(scratch / "offsets.npy", offsets)
     np.save(scratch / "labels.npy", np.array(labels, np.int32))
+    if told:
+        np.save(scratch / "texts.npy", np.frombuffer(b"".join(told), np.uint8))
+        np.save(scratch / "text_offsets.npy", np.cumsum([0, *map(len, told)], dtype=np.int64))
     return {"classes": list(source.classes), "broken": broken, "content": content.hexdigest()}
 
 

@@ -5,7 +5,7 @@ import functools
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,12 +91,16 @@ class Rows:
                 image, label = self.mixed(image, index, rng)
             images.append(image)
             labels.append(label)
-        mean, std = (np.asarray(n, np.float32) for n in (self.how.mean, self.how.std))
         return {
-            "images": (np.stack(images).astype(np.float32) / 255 - mean) / std,
+            "images": self.normalized(images),
             "labels": np.asarray(labels, np.float32 if mixes else np.int32),
             "weights": np.ones(len(indices), np.float32),
         }
+
+    def normalized(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Pixels of 0 to 255 less their mean, by their deviation.  [b, H, W, C]"""
+        mean, std = (np.asarray(n, np.float32) for n in (self.how.mean, self.how.std))
+        return (np.stack(images).astype(np.float32) / 255 - mean) / std
 
     def one(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
         """An image's pixels, float32 [H, W, C] of 0 to 255."""

@@ -32,7 +32,7 @@ def describe_arrays(rows: Any) -> str:
     for name, array in sample.items():
         low, high = array.min(), array.max()
         lines.append(
-            f"  {name:<16}{array.dtype!s:<9}{list(array.shape[1:])!s:<18}{low:g} to {high:g}"
+            f"  {name:<18}{array.dtype!s:<9}{list(array.shape[1:])!s:<18}{low:g} to {high:g}"
         )
     return "\n".join(lines)
 

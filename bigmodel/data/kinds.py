@@ -10,34 +10,45 @@ from typing import Any
 
 from bigmodel import config
 from bigmodel.data import (
+    image_text,
     images,
     interactions,
     labelled_text,
     labelled_tokens,
     latents,
     masked_text,
+    pairs,
+    spans,
     text,
 )
 
 KINDS: dict[str, Callable] = {
+    "image_text": image_text.open_rows,
     "images": images.open_rows,
     "interactions": interactions.open_rows,
     "labelled_text": labelled_text.open_rows,
     "labelled_tokens": labelled_tokens.open_rows,
     "latents": latents.open_rows,
     "masked_text": masked_text.open_rows,
+    "pairs": pairs.open_rows,
+    "spans": spans.open_rows,
     "text": text.open_rows,
 }
 # kind -> (fields of a config's model and data) -> {name: (shape of a row, dtype)}
 SHAPES: dict[str, Callable] = {
+    "image_text": image_text.row_shapes,
     "images": images.row_shapes,
     "interactions": interactions.row_shapes,
     "labelled_text": labelled_text.row_shapes,
     "labelled_tokens": text.row_shapes,
     "latents": latents.row_shapes,
     "masked_text": masked_text.row_shapes,
+    "pairs": pairs.row_shapes,
+    "spans": pairs.row_shapes,
     "text": text.row_shapes,
 }
+# kind -> (its fields, ids of its tokenizer) -> ids in all, where it has more than the tokenizer
+IDS: dict[str, Callable] = {"spans": spans.ids}
 RUNTIME = ("seed", "progress", "extensions", "training")
 
 

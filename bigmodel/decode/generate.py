@@ -1,47 +1,19 @@
 """Text from prompts with a key-value cache: one jitted pass over them, then blocks of tokens.
 
-Prompts of different lengths are padded on the left, so that all rows write the cache at one index.
-Their length is rounded up to a power of two, and the cache's to a multiple of 128: a program is
-compiled once for all prompts and limits that round to the same.
+How prompts become a batch: decode/prompting.py.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
-from bigmodel.config import InputError
+from bigmodel.decode import prompting
+from bigmodel.decode.prompting import CACHE_STEP, Cache, Functions, Params
 from bigmodel.decode.sampling import Sampling, next_tokens
-
-Params = Any
-Cache = Any
-
-SHORTEST = 16  # tokens: shorter prompts are padded to it
-CACHE_STEP = 128  # tokens: lanes of a TPU's vector registers
-
-
-class Functions(Protocol):
-    """What is asked of a model. Hashable: it is a static argument of what is compiled."""
-
-    @property
-    def apply(self) -> Callable[..., dict[str, Any]]:
-        """(params, batch, cache=cache) -> outputs with "hidden" [B, T, D] and "cache"."""
-
-    @property
-    def head(self) -> Callable[[Params], Params]:
-        """params -> what `unembed` reads of them."""
-
-    @property
-    def unembed(self) -> Callable[[Params, jax.Array], jax.Array]:
-        """(head, hidden [B, D]) -> logits [B, V]"""
-
-    @property
-    def new_cache(self) -> Callable[[Params, dict[str, jax.Array], int], Cache]:
-        """(params, batch, length) -> an empty cache"""
 
 
 class Rules(NamedTuple):
@@ -78,6 +50,7 @@ def generate(
     block: int = 16,
     rows: int = 64,
     multiple: int = 1,
+    inputs: Mapping[str, np.ndarray] | None = None,
 ) -> list[np.ndarray]:
     """Samples that go on where the prompts end.
 
@@ -99,21 +72,23 @@ def generate(
         block: most tokens a row between two calls of `on_tokens`.
         rows: most rows at a time.
         multiple: the number of rows is rounded up to it: devices that a mesh cuts the batch over.
+        inputs: what the model reads besides, [prompts, ...] each: a source, and its segments.
 
     Returns:
         One int32 array of new tokens per sample, those of the first prompt first. It ends with the
         token of `eos` that ended it, or is cut by a limit.
     """
-    _check(prompts, max_new_tokens, max_length, num_return_sequences, seed)
+    prompting.check(prompts, max_new_tokens, max_length, num_return_sequences, seed)
     rules = Rules(sampling, (eos,) if isinstance(eos, int) else tuple(eos), vocab)
     samples = [(i, j) for i in range(len(prompts)) for j in range(num_return_sequences)]
     pieces: list[list[np.ndarray]] = [[] for _ in samples]
     for start in range(0, len(samples), rows):
         addresses = [(seed, i, j) for i, j in samples[start : start + rows]]
         texts = [np.asarray(prompts[i], np.int32) for _, i, _ in addresses]
-        left = [_limit(len(text), max_new_tokens, max_length) for text in texts]
+        left = [prompting.limit(len(text), max_new_tokens, max_length) for text in texts]
         _fill(texts, addresses, left, multiple)
-        stream = _stream(model, params, rules, _left_padded(texts), addresses, left, block)
+        batch = prompting.left_padded(texts) | prompting.rows_of(inputs, addresses)
+        stream = _stream(model, params, rules, batch, addresses, left, block)
         for tokens in stream:
             for index, drawn in enumerate(tokens, start):
                 drawn = drawn[drawn >= 0]
@@ -146,14 +121,14 @@ def _stream(
     """Tokens [B, n], -1 where a row drew none, until all rows have ended."""
     if not any(left):
         return
-    length = _round_up(batch["tokens"].shape[1] + max(left), CACHE_STEP)
+    length = prompting.round_up(batch["tokens"].shape[1] + max(left), CACHE_STEP)
     who = np.array(addresses, np.uint32)
     state, tokens = prefill(
         params, batch, who, np.array(left, np.int32), model=model, rules=rules, length=length
     )
     while True:
-        yield _fetch(tokens)
-        if not _fetch(state.left).any():
+        yield prompting.fetch(tokens)
+        if not prompting.fetch(state.left).any():
             return
         state, tokens = decode(params, state, who, model=model, rules=rules, block=block)
 
@@ -254,63 +229,3 @@ def _keys(addresses: jax.Array) -> jax.Array:
         return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), prompt), sample)
 
     return jax.vmap(key)(addresses)
-
-
-def _left_padded(texts: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """Prompts as a batch: tokens at the right end, segment 0 before them.  [B, T]"""
-    longest = max(SHORTEST, *map(len, texts))
-    T = 1 << (longest - 1).bit_length()
-    batch = {
-        name: np.zeros((len(texts), T), np.int32) for name in ("tokens", "segments", "positions")
-    }
-    for row, text in enumerate(texts):
-        own = slice(T - len(text), T)
-        batch["tokens"][row, own] = text
-        batch["segments"][row, own] = 1
-        batch["positions"][row, own] = np.arange(len(text))
-    return batch
-
-
-def _limit(length: int, max_new_tokens: int | None, max_length: int | None) -> int:
-    """How many tokens may follow a prompt of this length."""
-    limits = []
-    if max_new_tokens is not None:
-        limits.append(max_new_tokens)
-    if max_length is not None:
-        limits.append(max_length - length)
-    return max(min(limits), 0)
-
-
-def _round_up(number: int, multiple: int) -> int:
-    return -(-number // multiple) * multiple
-
-
-def _fetch(array: jax.Array) -> np.ndarray:
-    """A small array on the host, wherever its parts lie."""
-    if not array.is_fully_addressable and not array.is_fully_replicated:
-        return multihost_utils.process_allgather(array, tiled=True)
-    return jax.device_get(array)
-
-
-def _check(
-    prompts: Sequence[np.ndarray],
-    max_new_tokens: int | None,
-    max_length: int | None,
-    num_return_sequences: int,
-    seed: int,
-) -> None:
-    if max_new_tokens is None and max_length is None:
-        raise InputError("max_new_tokens, max_length: one of them at least is needed.")
-    for name, limit in (("max_new_tokens", max_new_tokens), ("max_length", max_length)):
-        if limit is not None and limit < 0:
-            raise InputError(f"{name}={limit}: must be a number of tokens, 0 or more.")
-    if num_return_sequences < 1:
-        raise InputError(f"num_return_sequences={num_return_sequences}: must be 1 or more.")
-    if not 0 <= seed < 2**32:
-        raise InputError(f"seed={seed}: must lie between 0 and 2^32 - 1.")
-    for index, prompt in enumerate(prompts):
-        if not len(prompt):
-            raise InputError(
-                f"prompt {index} has no tokens: it needs one at least. The text that starts a "
-                "document is the tokenizer's bos alone."
-            )

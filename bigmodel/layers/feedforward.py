@@ -25,9 +25,15 @@ def gelu_tanh(x: jax.Array) -> jax.Array:
     return jax.nn.gelu(x, approximate=True)
 
 
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """x sigmoid(1.702 x), GELU's first approximation in its paper; that of CLIP's weights."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
 ACTIVATIONS = {
     "gelu": gelu,
     "gelu_tanh": gelu_tanh,
+    "quick_gelu": quick_gelu,
     "relu": jax.nn.relu,
     "relu_squared": relu_squared,
     "silu": jax.nn.silu,

@@ -1,6 +1,7 @@
 """The encoder: BERT and RoBERTa by configuration alone."""
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -198,9 +199,19 @@ def make(**fields) -> Model:
             outputs["logits"] = unembed(params, outputs["hidden"])
         return outputs
 
-    if not encoder.masked_head:
-        return Model(init=init, apply=apply)
-    return Model(init=init, apply=apply, head=head, unembed=unembed)
+    return Model(
+        init=init,
+        apply=apply,
+        head=head if encoder.masked_head else no_masked_head,
+        unembed=unembed if encoder.masked_head else no_masked_head,
+    )
+
+
+def no_masked_head(*_: Any) -> Any:
+    raise config.InputError(
+        "model.masked_head = False: nothing tells the masked tokens that the objective asks for; "
+        "allowed here is True."
+    )
 
 
 def check(encoder: Encoder) -> None:

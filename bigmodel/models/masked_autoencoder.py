@@ -109,7 +109,7 @@ class MaskedAutoencoder(nn.Module):
     ) -> jax.Array:
         """A class token, if there is one, and the patches that are seen.  -> [B, T, D]"""
         shape = tower.shape_of(self)
-        x = vit.embedded(self, images, self.initial_positions)
+        x = vit.embed(self, images, self.initial_positions)
         x = jnp.concatenate([x[:, : self.extra], chosen(x[:, self.extra :], seen)], axis=1)
         about = tower.about({"rows": rows}, x)
         x = tower.dropped(shape, x, key, layer=self.layers, batch=about)

@@ -80,13 +80,13 @@ class ViT(nn.Module):
     @nn.compact
     def __call__(self, batch: Batch, rngs: dict | None = None) -> Outputs:
         shape = tower.shape_of(self)
-        x = embedded(self, batch["images"])
+        x = embed(self, batch["images"])
         about = tower.about({n: batch[n] for n in ("rows",) if n in batch}, x)
         key = (rngs or {}).get("dropout")
         x = tower.dropped(shape, x, key, layer=self.layers, batch=about)
         x, _ = tower.run(self, shape, x, batch=about, key=key)
         x = transformer.make_norm(shape)(name="final_norm")(x)
-        pooled = self.pool(x)
+        pooled = pool(self, shape, x)
         outputs: Outputs = {"hidden": x, "embeddings": {"pooled": pooled}}
         if self.classes:
             head = Einsum(
@@ -101,35 +101,25 @@ class ViT(nn.Module):
             outputs["class_logits"] = head(pooled).astype(jnp.float32)
         return outputs
 
-    def pool(self, x: jax.Array) -> jax.Array:
-        """[B, T, D] -> [B, D]"""
-        if self.pooling == "class":
-            return x[:, 0]
-        if self.pooling == "mean":
-            return x.mean(1)
-        shape = tower.shape_of(self)
-        return AttentionPooling(
-            attention=transformer.make_cross_attention(shape),
-            norm=transformer.make_norm(shape),
-            feedforward=transformer.make_feedforward(shape),
-            param_dtype=jnp.dtype(self.param_dtype),
-            name="pooling",
-        )(x)
 
-
-def embedded(
-    of: Any, images: jax.Array, initializer: Callable[..., jax.Array] | None = None
+def embed(
+    of: Any,
+    images: jax.Array,
+    initializer: Callable[..., jax.Array] | None = None,
+    *,
+    bias: bool = True,
 ) -> jax.Array:
     """Patches, a class token before them if that is what is pooled, and their positions.
 
-    [B, H, W, C] -> [B, T, D]
+    float [B, H, W, C] -> [B, T, D]
 
     Args:
-        of: the module whose parameters these are, within its `__call__`.
+        of: the module in whose `__call__` this is; its fields are those of `ViT`.
         images: as large as its fields say.
         initializer: of the positions; None: a normal distribution.
+        bias: whether the patches' product has one.
     """
-    x = Embedding(of.patch, of.width, of.param_dtype, of.dtype, name="patches")(images)
+    x = Embedding(of.patch, of.width, of.param_dtype, of.dtype, bias, name="patches")(images)
     if of.pooling == "class":
         init = nn.with_logical_partitioning(nn.initializers.zeros, ("norm",))
         token = of.param("class_token", init, (of.width,), jnp.dtype(of.param_dtype))
@@ -141,6 +131,21 @@ def embedded(
     return x + table.astype(x.dtype)
 
 
+def pool(of: Any, shape: tower.Shape, x: jax.Array) -> jax.Array:
+    """[B, T, D] -> [B, D], as `of.pooling` says; of the layers' shape where that is attention."""
+    if of.pooling == "class":
+        return x[:, 0]
+    if of.pooling == "mean":
+        return x.mean(1)
+    return AttentionPooling(
+        attention=transformer.make_cross_attention(shape),
+        norm=transformer.make_norm(shape),
+        feedforward=transformer.make_feedforward(shape),
+        param_dtype=jnp.dtype(of.param_dtype),
+        name="pooling",
+    )(x)
+
+
 class Embedding(nn.Module):
     """Each patch's pixels times a kernel, row by row.  [B, H, W, C] -> [B, P, D]
 
@@ -149,12 +154,14 @@ class Embedding(nn.Module):
         width: D.
         param_dtype: of the parameters.
         dtype: of the arithmetic.
+        bias: whether there is one.
     """
 
     patch: int
     width: int
     param_dtype: str
     dtype: str
+    bias: bool = True
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -164,7 +171,7 @@ class Embedding(nn.Module):
             (x.shape[-1], self.width),
             ("patch", "embed"),
             None,
-            ("norm",),
+            ("norm",) if self.bias else None,
             jnp.dtype(self.dtype),
             jnp.dtype(self.param_dtype),
             name="product",
@@ -184,6 +191,16 @@ def unpatchify(patches: jax.Array, size: int, height: int) -> jax.Array:
     rows = height // size
     cut = patches.reshape(B, rows, P // rows, size, size, E // size**2)
     return cut.transpose(0, 1, 3, 2, 4, 5).reshape(B, height, P // rows * size, -1)
+
+
+def check(of: Any) -> None:
+    """Refuses fields that no image can have."""
+    if of.pooling not in POOLINGS:
+        raise config.InputError(
+            f"model.pooling = {of.pooling!r}: allowed are {', '.join(POOLINGS)}."
+            f"{config.nearest(of.pooling, POOLINGS)}"
+        )
+    check_patches(of)
 
 
 def check_patches(of: Any) -> None:
@@ -207,12 +224,7 @@ def check_images(of: Any, images: jax.Array) -> None:
 def make(**fields) -> Model:
     """The handle of a vision transformer with the fields of `ViT`."""
     vit = ViT(**fields)
-    if vit.pooling not in POOLINGS:
-        raise config.InputError(
-            f"model.pooling = {vit.pooling!r}: allowed are {', '.join(POOLINGS)}."
-            f"{config.nearest(vit.pooling, POOLINGS)}"
-        )
-    check_patches(vit)
+    check(vit)
 
     def init(rng: jax.Array, batch: Batch) -> Params:
         return vit.init(rng, batch)["params"]

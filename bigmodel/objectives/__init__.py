@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from bigmodel.objectives.classes import classify, regress
 from bigmodel.objectives.contract import Objective, Sums
+from bigmodel.objectives.contrastive import contrastive, sigmoid_contrastive
 from bigmodel.objectives.flow import flow_matching
 from bigmodel.objectives.items import next_item
 from bigmodel.objectives.pixels import masked_image
@@ -30,8 +31,10 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "masked_image": masked_image,
     "masked_token": masked_token,
     "next_item": next_item,
+    "contrastive": contrastive,
     "next_token": next_token,
     "regress": regress,
+    "sigmoid_contrastive": sigmoid_contrastive,
 }
 
 __all__ = [

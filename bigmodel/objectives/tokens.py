@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bigmodel import shares
+from bigmodel import config, shares
 from bigmodel.objectives.contract import Objective, Sums, rngs
 
 
@@ -111,7 +111,13 @@ def label_tokens(model: Any, *, label_smoothing: float = 0.0) -> Objective:
     """
 
     def objective(params, batch, rng):
-        logits = model.apply(params, batch, rngs=rngs(rng))["token_logits"]
+        outputs = model.apply(params, batch, rngs=rngs(rng))
+        if "token_logits" not in outputs:
+            raise config.InputError(
+                "objective label_tokens: the model gives no logits of tokens' classes; allowed is "
+                "one that does, such as an encoder with model.token_classes = 1 or more."
+            )
+        logits = outputs["token_logits"]
         weights = token_weights(batch)
         how = dict(z_loss=0.0, label_smoothing=label_smoothing)
         terms = cross_entropy(logits.astype(jnp.float32), batch["targets"], **how)

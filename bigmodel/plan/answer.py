@@ -117,15 +117,17 @@ def flops_of(request: Request, traced: float = 0.0) -> dict[str, Any]:
     Of other families than the decoder they are those of the traced step, all pairs of attention
     counted by either name, and unknown where the step computes some of them again.
     """
-    values, by_name = request.loaded.config, {}
+    values = request.loaded.config
+    by_name: dict[str, float | None] = dict.fromkeys(costs.CONVENTIONS)
     if values.model.name != "decoder":
         again = request.task == "train" and values.model.to_dict().get("remat") != "none"
-        by_name = {} if again or not traced else dict.fromkeys(costs.CONVENTIONS, traced)
+        if traced and not again:
+            by_name = dict.fromkeys(costs.CONVENTIONS, traced)
     else:
         fields = values.model.to_dict()
         for convention in costs.CONVENTIONS:
             by_name[convention] = task_flops(request, fields, convention)
-    return {"flops_per_step": by_name.get("causal"), "flops": by_name}
+    return {"flops_per_step": by_name["causal"], "flops": by_name}
 
 
 def task_flops(request: Request, fields: Mapping[str, Any], convention: str) -> float:
@@ -179,8 +181,8 @@ def timing(request: Request, found: Found, spent: Spent, devices: int) -> dict[s
         "flops": flops["flops"] | {"compiled_per_device": compiled},
         "step_seconds": seconds,
         "time": time,
-        "mfu": flops["flops"]["causal"] / peak if flops["flops"] else None,
-        "mfu_full_attention": flops["flops"]["full"] / peak if flops["flops"] else None,
+        "mfu": flops["flops_per_step"] and flops["flops"]["causal"] / peak,
+        "mfu_full_attention": flops["flops_per_step"] and flops["flops"]["full"] / peak,
         "tokens_per_second": rate,
         "tokens_per_second_per_chip": rate / request.topology.chips,
         "dollars_per_million_tokens": price * request.topology.chips / 3600 / rate * 1e6

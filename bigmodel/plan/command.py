@@ -77,6 +77,11 @@ def ask(loaded: config.Loaded, flags: Flags) -> dict[str, Any]:
             f"--search: layouts are estimated for the family 'decoder', and this model is a "
             f"{request.loaded.config.model.name!r}; plan a layout of it without --search."
         )
+    if flags.task in ("prefill", "decode") and not decoder:
+        raise config.InputError(
+            f"--task={flags.task}: planned for the family 'decoder' alone, and this model is of "
+            f"{request.loaded.config.model.name!r}; allowed are train and evaluate."
+        )
     if flags.search:
         say = say_progress()
         return search.plan(request, objective=flags.objective, compiled=flags.compiled, say=say)

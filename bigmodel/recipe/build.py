@@ -286,6 +286,7 @@ def make_model(
     module, builder = models.FAMILIES[name]
     model_checks.model(name, fields, length=row_length(values))
     model_checks.images(fields, values.data)
+    model_checks.texts(fields, values.data)
     mesh, pipeline = layout.mesh, layout.pipeline
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     bound: dict[str, Any] = {}
@@ -300,6 +301,11 @@ def make_model(
         capacity = fields["expert_capacity"]
         bound["compute_experts"] = experts.make(mesh, layout.rules, capacity=capacity)
     chosen: dict[str, Any] = {"scan": not on_cpu} if fields.get("scan") is None else {}
+    if pipeline and "run" not in config.schema(module):
+        raise config.InputError(
+            f"mesh.stage = {pipeline.stages}: the model {name!r} has no stack that a pipeline "
+            "could run in stages; allowed is 1."
+        )
     if pipeline:
         sizes = dict(stages=pipeline.stages, microbatches=pipeline.microbatches)
         model_checks.pipeline(fields, **sizes, repeats=pipeline.repeats)

@@ -11,6 +11,7 @@ from bigmodel.sharding import kernels
 
 POSITIVE = (
     *("steps", "batch", "accumulate", "mesh_slices", "data.length", "log.every"),
+    "data.source_length",
     *("checkpoint.keep", "pipeline.repeats"),
 )
 NOT_NEGATIVE = (

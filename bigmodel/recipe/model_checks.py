@@ -8,7 +8,10 @@ from bigmodel.layers import feedforward, stack
 from bigmodel.recipe.checks import at_least, divisors, known
 from bigmodel.sharding import kernels
 
-COUNTS = ("vocab", "width", "layers", "heads", "length", "image", "channels", "patch")
+COUNTS = (
+    *("vocab", "width", "layers", "heads", "length", "image", "channels", "patch"),
+    *("text_width", "text_layers", "text_heads", "text_length", "joint"),
+)
 SIZES = (
     *("kv_heads", "head_dim", "hidden", "window", "rope_original_length", "init_std"),
     *("norm_epsilon", "rope_local_theta", "attention_softcap", "logit_softcap"),
@@ -61,6 +64,16 @@ def images(fields: Mapping[str, Any], data: Mapping[str, Any]) -> None:
                 f"data.{of_data} = {data[of_data]}: the model takes images of model.{field} = "
                 f"{fields[field]}; the two must be equal."
             )
+
+
+def texts(fields: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """The data's texts must not be longer than the model's table of their positions."""
+    if "text_length" in fields and data.get("text_length", 0) > fields["text_length"]:
+        raise config.InputError(
+            f"data.text_length = {data['text_length']} is longer than model.text_length = "
+            f"{fields['text_length']}, the number of learned positions; allowed are 2 to "
+            f"{fields['text_length']}."
+        )
 
 
 def heads(fields: Mapping[str, Any]) -> None:

@@ -147,9 +147,11 @@ def check_vocabulary(recipe: "build.Recipe") -> None:
     """Every token must have a row in the embedding table; to be asked before any is made."""
     if "tokenizer" not in recipe.config.data:
         return
-    size, mask = recipe.tokenizer.size, ""
-    if "mask_rate" in recipe.config.data and recipe.tokenizer.mask == size:
+    data, size, mask = recipe.config.data, recipe.tokenizer.size, ""
+    if "mask_rate" in data and recipe.tokenizer.mask == size:
         size, mask = size + 1, " and one for what is masked"
+    if data.kind in kinds.IDS:
+        size = kinds.IDS[data.kind]({name: data[name] for name in data}, size)
     if recipe.fields.get("vocab", size) < size:
         raise config.InputError(
             f"model.vocab = {recipe.fields['vocab']} is less than the {size} tokens of "

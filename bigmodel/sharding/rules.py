@@ -47,6 +47,9 @@ FSDP_TENSOR: Rules = (
     ("dense_layers",      None),               # those before the experts are in none
     ("decoder_layers",    None),               # nor those of a small decoder after an encoder
     ("encoder_layers",    None),               # nor those of an encoder before a decoder
+    ("image_layers",      None),               # nor two towers side by side
+    ("text_layers",       None),
+    ("joint",             None),               # of two towers' projections: small
 )
 # fmt: on
 

@@ -2,14 +2,16 @@
 
 import gzip
 import json
+import sys
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+import tensorflow_datasets as tfds
 
 from bigmodel import config
-from bigmodel.data import kinds, labelled_text, labelling
+from bigmodel.data import kinds, labelled_text, labelling, tfds_source
 
 RECORDS = [
     dict(text="a fine film", second="it is", label="good"),
@@ -78,6 +80,41 @@ def test_records_of_every_form_become_the_same_rows(tmp_path, form):
     found = everything(rows(source, second_field="second", extensions=extensions))
     for name, array in wanted.items():
         np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+class TinyReviews(tfds.core.GeneratorBasedBuilder):
+    """A data set of texts with classes, whose test split tells none."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    url_infos: dict = {}  # noqa: RUF012
+
+    def _info(self):
+        label = tfds.features.ClassLabel(names=["good", "bad"])
+        features = {"text": tfds.features.Text(), "label": label}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(["bad", "good"]), "test": [(0, self.one(-1))]}
+
+    def _generate_examples(self, labels):
+        for number, label in enumerate(labels):
+            yield number, self.one(label)
+
+    def one(self, label):
+        return {"text": f"it is {label}", "label": label}
+
+
+def test_examples_of_tfds_are_records_with_their_classes_by_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    tfds_source._prepare(TinyReviews(data_dir=str(tmp_path / "tfds")), "tiny_reviews", sys.stderr)
+    opened = rows("tfds:tiny_reviews", split="train")
+    assert opened.classes == ("bad", "good")
+    batch = everything(opened)
+    for tokens, label in zip(batch["tokens"], batch["labels"], strict=True):
+        wanted = [256, *f"it is {opened.classes[label]}".encode(), 256]
+        np.testing.assert_array_equal(tokens[: len(wanted)], wanted)
+    with pytest.raises(config.InputError, match=r"test\[0\] has no label"):
+        rows("tfds:tiny_reviews", split="test")
 
 
 @pytest.mark.parametrize("labels", labelled_text.LABELS)

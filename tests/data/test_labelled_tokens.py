@@ -83,6 +83,8 @@ def test_what_does_not_fit_is_refused_cut_or_skipped_and_told(source):
     batch = everything(cut)
     np.testing.assert_array_equal(batch["tokens"][0], [256, *b"Ada met A", 256])
     np.testing.assert_array_equal(np.flatnonzero(batch["weights"][0]), [1, 4, 8])
+    short = everything(rows(source, length=9, unfit="cut"))
+    np.testing.assert_array_equal(short["targets"][0], [0, 2, 0, 0, 1, 0, 0, 0, 0])
 
 
 def test_lines_of_the_embedded_corpus_have_kinds_of_tokens():

@@ -180,7 +180,7 @@ def test_whole_words_of_a_tokenizer_that_marks_none_are_refused(tmp_path, source
 
 def test_a_pair_is_one_stretch_cut_in_two_or_goes_on_with_another_document(tmp_path):
     draw = np.random.default_rng(0)
-    texts = ["".join(draw.choice(list("abcdefghij"), 150)) for _ in range(40)]
+    texts = ["".join(draw.choice(list("abcdefghij"), 900)) for _ in range(4)]
     path = tmp_path / "letters.jsonl"
     path.write_text("\n".join(json.dumps({"text": text}) for text in texts))
     opened = rows(f"jsonl:{path}", pairs=True)

@@ -12,6 +12,7 @@ import pytest
 
 from bigmodel.config import InputError
 from bigmodel.decode import generate as generation
+from bigmodel.decode import prompting
 from bigmodel.decode.generate import generate
 from bigmodel.decode.sampling import Sampling, next_tokens
 
@@ -138,7 +139,7 @@ def test_a_text_ends_with_its_end_token_and_the_others_go_on():
 
 
 def test_decoding_stops_when_all_rows_have_ended():
-    batch = generation._left_padded(PROMPTS[:1])
+    batch = prompting.left_padded(PROMPTS[:1])
     rules = generation.Rules(GREEDY, (), None)
     who = np.zeros((1, 3), np.uint32)
     static = {"model": MODEL, "rules": rules}

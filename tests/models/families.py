@@ -13,7 +13,15 @@ import jax
 import numpy as np
 from flax.core import meta
 
-from bigmodel.models import dit, encoder, masked_autoencoder, recommender, vit
+from bigmodel.models import (
+    dit,
+    encoder,
+    encoder_decoder,
+    masked_autoencoder,
+    recommender,
+    two_towers,
+    vit,
+)
 from tests.quick import jit
 
 SMALL = dict(width=16, heads=4, layers=2, dtype="float32")
@@ -31,6 +39,7 @@ class Case:
         segments: the array of the batch whose zeros are padding, and the arrays that are padded
             where it is 0; None: nothing is.
         per_token: of `outputs`, those with an axis of tokens [B, T, ...] as `segments` has.
+        of_no_row: more paths, of outputs that are the same whatever the batch.
     """
 
     make: Callable[..., Any]
@@ -39,6 +48,7 @@ class Case:
     outputs: tuple[str, ...]
     segments: tuple[str, tuple[str, ...]] | None = None
     per_token: tuple[str, ...] = ()
+    of_no_row: tuple[str, ...] = ()
 
 
 def images(rows: int, seed: int) -> dict[str, np.ndarray]:
@@ -72,6 +82,18 @@ def texts(rows: int, seed: int) -> dict[str, np.ndarray]:
     }
 
 
+def pairs(rows: int, seed: int) -> dict[str, np.ndarray]:
+    """Sources of 3 to 7 tokens in 8 places, and as many tokens in all rows."""
+    draw = np.random.default_rng(seed)
+    real = np.arange(8) < draw.integers(3, 8, (rows, 1))
+    return {
+        "source": draw.integers(0, 17, (rows, 8)).astype(np.int32),
+        "source_segments": real.astype(np.int32),
+        "tokens": draw.integers(0, 17, (rows, 6)).astype(np.int32),
+        "rows": np.arange(rows, dtype=np.int32),
+    }
+
+
 def histories(rows: int, seed: int) -> dict[str, np.ndarray]:
     """Items 1 to 19, padded on the left."""
     draw = np.random.default_rng(seed)
@@ -89,6 +111,15 @@ RECOMMENDERS: dict[str, dict[str, Any]] = {
     ),
 }
 VIT = dict(image=8, patch=4, classes=5)
+
+PAIRS: dict[str, dict[str, Any]] = {
+    "transformer": dict(vocab=17, encoder_layers=3),
+    "t5": dict(
+        **dict(vocab=17, head_dim=6, hidden=24, norm="rms", norm_placement="pre", bias=False),
+        **dict(position="none", relative_buckets=8, relative_distance=6, attention_scale=1.0),
+        **dict(feedforward="geglu", embed_scale=False, head_scale=True),
+    ),
+}
 
 FAMILIES: dict[str, Case] = {
     f"vit_{pooling}": Case(
@@ -148,6 +179,50 @@ FAMILIES |= {
     ),
 }
 
+FAMILIES |= {
+    name: Case(
+        encoder_decoder.make,
+        fields,
+        pairs,
+        ("logits", "hidden", "memory"),
+        ("source_segments", ("source",)),
+        ("memory",),
+    )
+    for name, fields in PAIRS.items()
+}
+
+
+def captioned(rows: int, seed: int) -> dict[str, np.ndarray]:
+    draw = np.random.default_rng(seed)
+    tokens = draw.integers(0, 11, (rows, 6)).astype(np.int32)
+    lengths = draw.integers(2, 6, rows)
+    segments = (np.arange(6) < lengths[:, None]).astype(np.int32)
+    return images(rows, seed) | {"tokens": tokens, "segments": segments}
+
+
+TOWERS: dict[str, Any] = dict(image=8, patch=4, vocab=11, text_length=6, joint=16)
+TOWERS |= dict(text_width=8, text_layers=2, text_heads=2, init_std=0.02)
+SIGLIP: dict[str, Any] = dict(patch_bias=True, first_norm=False, pooling="attention")
+SIGLIP |= dict(text_causal=False, text_pooling="last", projections="text", logit_bias=-10.0)
+EMBEDDINGS = ("embeddings/image", "embeddings/text")
+FAMILIES |= {
+    "clip": Case(
+        two_towers.make,
+        TOWERS,
+        captioned,
+        EMBEDDINGS,
+        segments=("segments", ("tokens",)),
+        of_no_row=("logit_scale",),
+    ),
+    "siglip": Case(
+        two_towers.make,
+        TOWERS | SIGLIP,
+        captioned,
+        EMBEDDINGS,
+        of_no_row=("logit_scale", "logit_bias"),
+    ),
+}
+
 
 @functools.cache
 def make(name: str, **more: Any):
@@ -171,14 +246,14 @@ def params(name: str):
 
 def chosen(name: str, outputs: dict[str, Any]) -> list[jax.Array]:
     """The outputs that laws look at."""
+    return [at(path, outputs) for path in FAMILIES[name].outputs]
 
-    def at(path: str) -> jax.Array:
-        found: Any = outputs
-        for key in path.split("/"):
-            found = found[key]
-        return found
 
-    return [at(path) for path in FAMILIES[name].outputs]
+def at(path: str, outputs: dict[str, Any]) -> jax.Array:
+    found: Any = outputs
+    for key in path.split("/"):
+        found = found[key]
+    return found
 
 
 def program(model: Any, name: str):
@@ -191,6 +266,7 @@ def program(model: Any, name: str):
         outputs = model.apply(params, batch, None if key is None else {"dropout": key})
         found = chosen(name, outputs)
         weights = [np.random.default_rng(n).normal(size=x.shape) for n, x in enumerate(found)]
-        return sum((x * w).sum() for x, w in zip(found, weights, strict=True)), found
+        besides = sum(at(path, outputs) for path in FAMILIES[name].of_no_row)
+        return besides + sum((x * w).sum() for x, w in zip(found, weights, strict=True)), found
 
     return jit(jax.grad(total, has_aux=True))

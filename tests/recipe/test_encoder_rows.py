@@ -2,7 +2,9 @@
 
 import pathlib
 
+import jax
 import pytest
+from flax.core import meta
 
 from bigmodel import config, recipe
 
@@ -37,6 +39,20 @@ def test_a_head_with_too_few_classes_is_refused(name, field, classes):
 def test_shapes_of_a_batch_are_known_before_its_data(name):
     of = made(f"{name}.py:tiny")
     assert recipe.batch_spec(of) == recipe.train_batches(of).spec
+
+
+@pytest.mark.parametrize(
+    "name, override, words",
+    [
+        ("bert.py:tiny", "model.masked_head=False", "model.masked_head = False: nothing tells"),
+        ("bert_label.py:tiny", "model.token_classes=0", "no logits of tokens' classes"),
+    ],
+)
+def test_a_model_that_cannot_answer_its_objective_is_refused(name, override, words):
+    of = made(name, override)
+    params = meta.unbox(jax.eval_shape(of.model.init, jax.random.key(0), of.example))
+    with pytest.raises(config.InputError, match=words):
+        jax.eval_shape(of.objective, params, recipe.batch_spec(of), None)
 
 
 def test_a_row_longer_than_the_positions_is_refused():

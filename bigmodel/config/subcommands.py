@@ -1,0 +1,47 @@
+"""The flags of subcommands that have many."""
+
+import dataclasses
+
+from bigmodel.config.flags import CONFIG, Flag
+
+WORKDIR = Flag("workdir", str, "DIR", "the run's folder", required=True)
+JSON = Flag("json", bool, "", "prints JSON, and nothing else on stdout", False)
+PLANNED = ("train", "evaluate", "prefill", "decode")
+TOKENIZERS = ("bpe", "unigram", "wordpiece")
+# fmt: off
+SAMPLING = (
+    Flag("num_return_sequences", int, "N", "samples for each prompt", 1, bounds=(1, None)),
+    Flag("max_new_tokens", int, "N", "tokens to add at most", bounds=(1, None)),
+    Flag("max_length", int, "N", "tokens at most, the prompt's too", bounds=(1, None)),
+    Flag("temperature", float, "X", "0 takes the likeliest token", 1.0, bounds=(0, None)),
+    Flag("top_k", int, "N", "draws from the N likeliest; 0: from all", 0, bounds=(0, None)),
+    Flag("top_p", float, "X", "draws from the likeliest, X in sum", 1.0, bounds=(0, 1)),
+    Flag("min_p", float, "X", "drops what is under X times the likeliest", 0.0, bounds=(0, 1)),
+    Flag("repetition_penalty", float, "X", "over 1: fewer repetitions", 1.0, bounds=(0, None)),
+    Flag("seed", int, "N", "the same seed draws the same text", 0, bounds=(0, None)),
+    Flag("num_beams", int, "N", "over 1: a search, draws nothing", 1, bounds=(1, None)),
+    Flag("length_penalty", float, "X", "of a search: more of it, longer texts", 0.6),
+)
+DRAWING = (
+    *(flag for flag in SAMPLING if flag.name in ("num_return_sequences", "seed")),
+    Flag("num_inference_steps", int, "N", "steps from noise to an image", 50, bounds=(1, None)),
+    Flag("guidance_scale", float, "X", "over 1: more like its class", 1.0, bounds=(0, None)),
+    Flag("solver", str, "NAME", "of those steps", "heun", choices=("euler", "heun")),
+)
+PLAN = (
+    dataclasses.replace(CONFIG, required=False),
+    Flag("topology", str, "NAME", "v5p:8x8x8, gpu:h200:128x8 (hosts x GPUs) or cpu:8"),
+    Flag("slices", int, "N", "parts joined by the data-centre network", 1, bounds=(1, None)),
+    Flag("task", str, "TASK", "what is planned", "train", choices=PLANNED),
+    Flag("prompt_tokens", int, "N", "of prefill, in the cache of decode", 1024, bounds=(1, None)),
+    Flag("full", bool, "", "compiles to the end: minutes, not seconds", False),
+    Flag("search", bool, "", "ranks the layouts of the topology, and compiles the best", False),
+    Flag("objective", str, "WHAT", "of a search", "time", choices=("time", "cost", "chips")),
+    Flag("compiled", int, "N", "layouts that a search compiles", 12, bounds=(0, None)),
+    Flag("report", str, "OUT.html", "writes a page to look at"),
+    Flag("compare", str, "A.json B.json", "what changed between two answers of --json", words=2),
+    Flag("budget", str, "FILE", "fails where the plan moves or holds more than this one of --json"),
+    Flag("calibrate", float, "SECONDS", "of a measured step: keeps what it says of the chip"),
+    JSON,
+)
+# fmt: on

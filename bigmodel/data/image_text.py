@@ -1,0 +1,215 @@
+"""Rows of an image and a text that says what it shows."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from bigmodel import config
+from bigmodel.data import cache, caption_sources, image_sources, images, store, tokenizers
+
+TOO_LONG = ("refuse", "cut")
+TEXTS_AT_A_TIME = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """The tokens of all images' texts, memory-mapped, none cut.
+
+    Attributes:
+        tokens: [tokens of all] int32.
+        offsets: [M + 1] int64; text m is tokens[offsets[m]:offsets[m + 1]].
+        firsts: [N + 1] int64; image n has the texts firsts[n] to firsts[n + 1] - 1.
+    """
+
+    tokens: np.ndarray
+    offsets: np.ndarray
+    firsts: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The images with their texts of one epoch of one source.
+
+    Attributes:
+        pictures: the images alone.
+        texts: theirs.
+        tokenizer: made the tokens.
+        length: T, tokens of a row.
+        start: whether the token that starts a text stands before it.
+        cut: texts that are longer, and are cut.
+    """
+
+    pictures: images.Rows
+    texts: Texts
+    tokenizer: tokenizers.Tokenizer
+    length: int
+    start: bool
+    cut: int
+
+    weights = (1.0,)
+    bytes_per_target = 0.0
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    @property
+    def parts(self) -> tuple["Rows", ...]:
+        return (self,)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hash of every row's content: equal on any machine, however the source was reached."""
+        known = [self.pictures.fingerprint, self.tokenizer.fingerprint, self.length, self.start]
+        return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+
+    def describe(self) -> str:
+        """One line of what they are."""
+        rows, broken = self.pictures, self.pictures.images.broken
+        return (
+            f"{rows.source} {rows.split}: {len(self):,} images, {len(self.texts.offsets) - 1:,} "
+            f"texts of {len(self.texts.tokens):,} tokens"
+            + f", {self.cut:,} texts cut" * bool(self.cut)
+            + f", {broken:,} broken images left out" * bool(broken)
+        )
+
+    def take(self, indices: np.ndarray, epochs: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """images [b, H, W, C], tokens and segments [b, T], weights [b].
+
+        Of several texts one is drawn each time anew; in evaluation it is the first.
+        """
+        indices = np.asarray(indices, np.int64)
+        if len(indices) and not -1 < indices.min() <= indices.max() < len(self):
+            raise IndexError(f"rows {indices.min()} to {indices.max()} of {len(self)}")
+        pixels = []
+        tokens = np.full((len(indices), self.length), self.tokenizer.eos, np.int32)
+        segments = np.zeros_like(tokens)
+        for at, index in enumerate(map(int, indices)):
+            rng = None
+            if epochs is not None:
+                rng = np.random.default_rng([self.pictures.seed, int(epochs[at]), index])
+            pixels.append(self.pictures.one(index, rng))
+            text = self.text(index, rng)
+            tokens[at, : len(text)] = text
+            segments[at, : len(text)] = 1
+        return {
+            "images": self.pictures.normalized(pixels),
+            "tokens": tokens,
+            "segments": segments,
+            "weights": np.ones(len(indices), np.float32),
+        }
+
+    def text(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
+        """An image's tokens, with those that start and end a text.  int32 [at most T]"""
+        first, end = self.texts.firsts[index : index + 2]
+        chosen = first if rng is None else int(rng.integers(first, end))
+        start, stop = self.texts.offsets[chosen : chosen + 2]
+        before = [self.tokenizer.bos] if self.start else []
+        stop = min(stop, start + self.length - len(before) - 1)
+        return np.array([*before, *self.texts.tokens[start:stop], self.tokenizer.eos], np.int32)
+
+
+def open_rows(
+    source: str = "digits",
+    *,
+    split: str = "train",
+    tokenizer: str | tokenizers.Tokenizer = "bytes",
+    text_length: int = 64,
+    start: bool = True,
+    too_long: str = "refuse",
+    size: int = 224,
+    channels: int = 3,
+    mean: tuple[float, ...] = (0.5,),
+    std: tuple[float, ...] = (0.5,),
+    crop: tuple[float, ...] = (),
+    flip: bool = False,
+    broken: str = "refuse",
+    cache_dir: str = "",
+    seed: int = 0,
+    progress: cache.Progress | None = None,
+) -> Rows:
+    """The images and texts of a source, prepared on first use.
+
+    Args:
+        source: see `caption_sources.find`.
+        split: which of them.
+        tokenizer: a name for `tokenizers.load`, or what it gave.
+        text_length: T, tokens of a row, with those that start and end a text.
+        start: whether the token that starts a text stands before it; one that ends it follows.
+        too_long: "refuse" a text that is longer, or "cut" and count it.
+        size, channels, mean, std, crop, flip, broken, cache_dir: see `images.open_rows`.
+        seed: of all that is random.
+        progress: told while images are read.
+    """
+    images.check(size, channels, mean, std, crop, (), 0.0, 0.0)
+    if too_long not in TOO_LONG:
+        raise config.InputError(
+            f"data.too_long = {too_long!r}: allowed are {', '.join(TOO_LONG)}."
+            f"{config.nearest(too_long, TOO_LONG)}"
+        )
+    room = text_length - 1 - start
+    if room < 1:
+        raise config.InputError(
+            f"data.text_length = {text_length}: must be at least {2 + start}, a token beside those "
+            "that start and end a text."
+        )
+    if isinstance(tokenizer, str):
+        tokenizer = tokenizers.load(tokenizer)
+    report = progress or (lambda what, done, total: None)
+    found = caption_sources.find(source, split)
+    shown = image_sources.prepare(found, split, broken=broken, root=cache_dir, report=report)
+    texts = prepare(shown, tokenizer, root=cache_dir, report=report)
+    lengths = np.diff(texts.offsets)
+    longer = np.flatnonzero(lengths > room)
+    if len(longer) and too_long == "refuse":
+        row = int(np.searchsorted(texts.firsts, longer[0], "right")) - 1
+        raise config.InputError(
+            f'source "{source}": {shown.told(row)[0]}: a text has {lengths[longer[0]]} tokens, and '
+            f"data.text_length = {text_length} has room for {room}; so it is with {len(longer):,} "
+            f"of {len(lengths):,} texts. Cut and count them with --config.data.too_long=cut, or "
+            f"take data.text_length = {lengths.max() + 1 + start}."
+        )
+    how = images.How(size, channels, tuple(mean), tuple(std), tuple(crop), flip, (), 0.0, 0.0)
+    pictures = images.Rows(source, split, shown, how, seed)
+    return Rows(pictures, texts, tokenizer, text_length, start, len(longer))
+
+
+def prepare(
+    shown: image_sources.Images, tokenizer: tokenizers.Tokenizer, *, root: str, report: Callable
+) -> Texts:
+    """The tokens of all texts, made once, kept below `root` (""): the user's cache."""
+    known = json.dumps([image_sources.FORMAT, "texts", shown.content, tokenizer.fingerprint])
+
+    def write(scratch: pathlib.Path) -> dict[str, Any]:
+        texts: list[str] = []
+        firsts = [0]
+        for index in range(len(shown)):
+            texts += shown.told(index)[1]
+            firsts.append(len(texts))
+        pieces: list[np.ndarray] = []
+        for at in range(0, len(texts), TEXTS_AT_A_TIME):
+            report("texts", at, len(texts))
+            pieces += tokenizer.encode_many(texts[at : at + TEXTS_AT_A_TIME])
+        np.save(scratch / "tokens.npy", np.concatenate(pieces).astype(np.int32))
+        np.save(scratch / "offsets.npy", np.cumsum([0, *map(len, pieces)], dtype=np.int64))
+        np.save(scratch / "firsts.npy", np.array(firsts, np.int64))
+        return {}
+
+    arrays, _ = store.build(image_sources.place_of(known, root), write)
+    return Texts(arrays["tokens"], arrays["offsets"], arrays["firsts"])
+
+
+def row_shapes(fields: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Arrays of a row: name -> (shape, dtype)."""
+    text = (fields["text_length"],)
+    return {
+        "images": ((fields["size"], fields["size"], fields["channels"]), "float32"),
+        "tokens": (text, "int32"),
+        "segments": (text, "int32"),
+        "weights": ((), "float32"),
+    }
