@@ -1,5 +1,6 @@
 """Images that a run draws out of noise, and their files."""
 
+import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,7 +38,7 @@ def draw(
     seed: int = 0,
     rows: int = 64,
 ) -> np.ndarray:
-    """Images of classes: uint8 [labels * samples, H, W, C], those of the first label first.
+    """Images of classes: [labels * samples, H, W, C], those of the first label first (`pixels`).
 
     The noise of an image is addressed by (seed, label, sample): the others do not change it.
 
@@ -118,35 +119,40 @@ def velocity_of(recipe: recipes.Recipe, guidance_scale: float) -> flow.Velocity:
 
 
 def pixels(images: np.ndarray, data: Any) -> np.ndarray:
-    """Normalised images as pixels of 0 to 255.  float [B, H, W, C] -> uint8 [B, H, W, C]"""
-    if "mean" not in data or images.shape[-1] not in (1, 3):
-        raise config.InputError(
-            f"data.kind = {data.kind!r}, {images.shape[-1]} channels: these are no pixels but "
-            f"latents, which only the model that made them can turn into images."
-        )
+    """What the data's rows were normalised from.  float [B, H, W, C] -> [B, H, W, C]
+
+    Of images their pixels, uint8; of latents what only the model that made them can turn into
+    images, float32.
+    """
+    if "mean" not in data:
+        return images / np.float32(data.scale if "scale" in data else 1)
     mean, std = (np.asarray(value, np.float32) for value in (data.mean, data.std))
     return np.clip((images * std + mean) * 255 + 0.5, 0, 255).astype(np.uint8)
 
 
 def save(images: np.ndarray, labels: Sequence[str], folder: str, *, seed: int) -> list[str]:
-    """Writes images that `draw` made of these labels as PNG files, and says where they are."""
-    import io
+    """Writes what `draw` made of these labels, and says where: PNG files, or .npy of latents."""
+    end, encode = ("png", as_png) if images.dtype == np.uint8 else ("npy", np.save)
+    place = epath.Path(folder)
+    labels = labels or (NONE,)
+    files = []
+    for n, image in enumerate(images):
+        label, sample = divmod(n, len(images) // len(labels))
+        encoded = io.BytesIO()
+        encode(encoded, image)
+        place.mkdir(parents=True, exist_ok=True)
+        path = place / f"label-{labels[label]}-seed-{seed}-sample-{sample}.{end}"
+        path.write_bytes(encoded.getvalue())
+        files.append(str(path))
+    return files
 
+
+def as_png(file: Any, image: np.ndarray) -> None:
+    """Writes pixels, uint8 [H, W, 1 or 3]."""
     try:
         from PIL import Image
     except ImportError as error:
         raise config.InputError(
             "PNG files are written by Pillow, which is not here: pip install 'bigmodel[image]'."
         ) from error
-    place = epath.Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    labels = labels or (NONE,)
-    files = []
-    for n, image in enumerate(images):
-        label, sample = divmod(n, len(images) // len(labels))
-        path = place / f"label-{labels[label]}-seed-{seed}-sample-{sample}.png"
-        encoded = io.BytesIO()
-        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(encoded, "PNG")
-        path.write_bytes(encoded.getvalue())
-        files.append(str(path))
-    return files
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, "PNG")

@@ -256,7 +256,7 @@ def check_search(drawing: sampling.Sampling) -> None:
 def draw(
     folder: str | epath.Path, labels: Sequence[str] = (), *, step: int | None = None, **options: Any
 ) -> np.ndarray:
-    """Images of classes, uint8 [labels * samples, H, W, C]: `drawing.draw` of a workdir's run."""
+    """Images of classes, [labels * samples, H, W, C]: `drawing.draw` of a workdir's run."""
     run = load(folder, step=step)
     return pictures.draw(run.recipe, run.params, labels, **options)
 
@@ -264,7 +264,7 @@ def draw(
 def draw_files(
     folder: str | epath.Path, out: str, inputs: Sequence[str] | None = None, **options: Any
 ) -> list[str]:
-    """The PNG files that `draw` made, of classes that are given as "label=NUMBER"."""
+    """Files of what `draw` makes of classes that are given as "label=NUMBER"."""
     labels = pictures.labels_of(inputs)
     images = draw(folder, labels, **options)
     return pictures.save(images, labels, out, seed=options["seed"])

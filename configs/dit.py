@@ -7,6 +7,8 @@ r"""DiT, the diffusion transformer: images of a class out of noise, trained by f
 Architectures: Peebles and Xie 2023 (arXiv:2212.09748), table 1, of 32 x 32 latents with 4 channels
 (images of 256 x 256 through Stable Diffusion's autoencoder); the number is the patch. Batch, rate,
 average and steps: section 4; 400,000 steps are those of the comparisons, XL/2 went on to 7 million.
+The autoencoder is not here: bring its latents as imagenet-latents/train.npy, float [N, 32, 32, 4],
+and train_labels.npy, int [N], and the same for validation; what is drawn are latents as well.
 
 Not as published: the loss is that of rectified flow with logit-normal times (Esser et al. 2024,
 arXiv:2403.03206), so the last product tells a velocity alone, where DiT tells noise and variance;
@@ -39,7 +41,8 @@ SIZES: dict[str, dict] = {"tiny": TINY} | {
 
 
 def get_config(size: str = "xl2") -> ConfigDict:
-    config = bigmodel.default_config("dit", objective="flow_matching", data="images")
+    data = "images" if size == "tiny" else "latents"
+    config = bigmodel.default_config("dit", objective="flow_matching", data=data)
     config.seed = 0
     config.model.update(class_dropout=0.1, **SIZES[size])
     config.objective.update(time="logit_normal")
@@ -49,7 +52,7 @@ def get_config(size: str = "xl2") -> ConfigDict:
 
     config.steps, config.batch, config.ema = 400_000, 256, 0.9999
     config.schedule.update(name="constant", peak=1e-4)
-    config.data.update(source="images:imagenet-latents", size=32, channels=4)
+    config.data.update(source="imagenet-latents", size=32, channels=4, scale=0.18215)
     config.model.remat = "none" if size[0] in "sb" else "full"
     config.mesh.update(fsdp=-1)
     config.evals = dict(validation=dict(split="validation", every=10_000, batches=40))

@@ -11,10 +11,12 @@ epochs with 40 of warm-up, random crops and flips alone.
 Not as published: crops are those of data/augment.py; kernels start by fan-in, not Xavier's rule;
 the encoder's positions start as the published ones and are trained (fixed there), the decoder's are
 fixed and no parameter. Parameters: base has 111,806,976, of which 85,798,656 are the encoder's,
-which has the names and shapes of configs/vit.py:base with a class token and no head; facebook/
-vit-mae-base counts the decoder's positions too (100,864).
+which has the names and shapes of configs/vit.py:base with a class token and no head; the published
+111,907,840 (facebook/vit-mae-base) count the decoder's positions too (100,864).
 
-Measured: MEASURED
+Measured: `tiny`, 600 steps in 35 s on two busy CPU cores; squared error of hidden pixels (of -1 to
+1) of 179 held-out digits 0.214, where the mean digit has 0.293. Not measured here: time,
+utilisation and what fine-tuning gives, of all other sizes.
 """
 
 from ml_collections import ConfigDict

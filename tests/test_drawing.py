@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 import bigmodel
 from bigmodel import __main__, config, drawing, recipe, run
@@ -115,10 +116,12 @@ def test_text_is_not_asked_of_a_run_that_draws_nor_images_of_one_that_writes(one
         drawing.draw(text, None)
 
 
-def test_latents_are_no_pixels(one_device):
-    data = one_device.recipe.config.data
-    with pytest.raises(config.InputError, match=r"4 channels: these are no pixels but latents"):
-        drawing.pixels(np.zeros((1, 8, 8, 4), np.float32), data)
+def test_latents_are_drawn_as_they_are_stored(tmp_path):
+    made = np.random.default_rng(0).normal(size=(2, 4, 4, 4)).astype(np.float32)
+    found = drawing.pixels(0.5 * made, ConfigDict({"scale": 0.5}))
+    files = drawing.save(found, ["1"], str(tmp_path), seed=0)
+    assert [file.rpartition(".")[2] for file in files] == ["npy", "npy"]
+    np.testing.assert_allclose([np.load(file) for file in files], made, rtol=1e-6)
 
 
 def test_the_command_trains_and_draws(tmp_path, capsys):
