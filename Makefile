@@ -44,7 +44,7 @@ test: install
 
 # Every family under every layout; a quarter of an hour.
 test-layouts: install
-	$(BIN)/python -m pytest -n $(JOBS) -m layouts tests/sharding
+	$(BIN)/python -m pytest -n $(JOBS) -m layouts tests/sharding tests/train/test_families.py
 
 # Programs for TPUs that are not here, up to their schedule: what they move and hold.
 test-tpu: install

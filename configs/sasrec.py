@@ -33,7 +33,7 @@ def get_config(size: str = "games") -> ConfigDict:
     fields = SIZES[size]
     config.model.update(
         layers=2,
-        heads=1,
+        heads=2 if size == "tiny" else 1,  # one head is cut over no mesh, and `tiny` is for trying
         hidden=fields["width"],  # eq. 5: both products are D by D
         causal=True,
         norm_placement="pre",
