@@ -173,7 +173,13 @@ def _generate(values: Values) -> None:
 def _inputs(values: Values) -> dict[str, list[str]]:
     from bigmodel.data import inputs
 
-    return dict(map(inputs.parse, values.input or []))
+    pairs = [inputs.parse(text) for text in values.input or []]
+    for name, _ in pairs:
+        if [other for other, _ in pairs].count(name) > 1:
+            raise config.InputError(
+                f"--input: {name!r} is given more than once; one file holds all."
+            )
+    return dict(pairs)
 
 
 def _draw(values: Values) -> None:

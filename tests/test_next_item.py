@@ -199,7 +199,7 @@ def test_more_items_than_rows_and_fewer_negatives_than_asked_are_refused():
         items.next_item(MODEL, items=V)(params, batch, None)
     given = batch | {"negatives": np.ones((B, T, 2), np.int32)}
     with pytest.raises(config.InputError, match="objective.negatives = 3: the data gives 2"):
-        items.next_item(MODEL, loss="binary", negatives=3)(params, given, None)
+        items.next_item(MODEL, loss="binary", negatives=3)(params, given, jax.random.key(0))
 
 
 @pytest.mark.parametrize("loss", ["sampled", "binary"])

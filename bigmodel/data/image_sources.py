@@ -149,6 +149,11 @@ def folder(name: str, where: str, split: str) -> Source:
     own = {p.name: p for p in root.iterdir() if p.is_dir()}
     splits = [own[n] for names in SPLITS.values() for n in names if n in own]
     chosen = [own[n] for n in SPLITS.get(split, ()) if n in own]
+    if splits and (len(chosen) > 1 or (not chosen and split != "all")):
+        raise config.InputError(
+            f'source "{name}": {len(chosen)} of its folders are the split "{split}"; those of '
+            f"splits are {', '.join(p.name for p in splits)}, one for each."
+        )
     hashed = "all" if chosen else sources.hashed_split(name, split)
     # A class has one number in all splits, whichever of them hold it.
     homes, root = splits or [root], chosen[0] if chosen else root
@@ -160,7 +165,9 @@ def folder(name: str, where: str, split: str) -> Source:
 
     def read() -> Iterator[Example]:
         for path in paths:
-            label = path.relative_to(root).parts[0] if every else ""
+            inside = path.relative_to(root).parts
+            inside = inside[1:] if splits and not chosen else inside  # "all" of several splits
+            label = inside[0] if every else ""
             yield Example(str(path), path.read_bytes(), label)
 
     fingerprint = hashlib.sha256(json.dumps(known).encode()).hexdigest()
@@ -195,8 +202,15 @@ def tfds(name: str, where: str, split: str) -> Source:
         found = builder.as_data_source(split, decoders=skipped)
         for index in range(len(found)):
             example = found[index]
-            label = names[int(example["label"])] if len(names) > 1 else ""
-            yield Example(f"{name}: {split}[{index}]", bytes(example["image"]), label)
+            where, label = f"{name}: {split}[{index}]", ""
+            if len(names) > 1:
+                number = int(example["label"])
+                if not 0 <= number < len(names):  # TFDS says -1 where nobody has told
+                    raise config.InputError(
+                        f"{where} has the label {number}; there are classes 0 to {len(names) - 1}."
+                    )
+                label = names[number]
+            yield Example(where, bytes(example["image"]), label)
 
     fingerprint = hashlib.sha256(f"{noted}{split}".encode()).hexdigest()
     return Source(name, fingerprint, read, names)

@@ -85,8 +85,10 @@ class Rows:
 
     @functools.cached_property
     def bytes_per_target(self) -> float:
-        """UTF-8 bytes of text for each target, to tell bits per byte."""
-        targets = np.minimum(np.diff(self.arrays["target_offsets"])[self.chosen] + 1, self.length)
+        """UTF-8 bytes of text for each target, to tell bits per byte; 0 where some are cut."""
+        targets = np.diff(self.arrays["target_offsets"])[self.chosen] + 1
+        if (targets > self.length).any():
+            return 0.0
         return float(self.arrays["bytes"][self.chosen].sum() / targets.sum())
 
     @functools.cached_property

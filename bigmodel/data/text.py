@@ -162,6 +162,8 @@ class Mixture:
 
     @property
     def bytes_per_target(self) -> float:
+        if not all(part.bytes_per_target for part in self.parts):
+            return 0.0  # what is told of a part is not its text
         return self.bytes / self.tokens
 
     @functools.cached_property

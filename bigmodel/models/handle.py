@@ -15,7 +15,7 @@ Outputs = dict[str, Any]
 
 
 def no_tokens(*_: Any) -> Any:
-    raise TypeError("this model gives no tokens: it has no head, and no cache to decode with")
+    raise config.InputError("this model writes no text: it has no head, or no cache to write with.")
 
 
 def no_scores(*_: Any) -> Any:

@@ -77,9 +77,12 @@ def next_item(
         known = among(items, vocab)
         how, of_position, ids = of_all(model, known), vocab, targets
         if loss != "softmax":
-            others = given_or_drawn(batch, rng, draw=draw, number=negatives, items=known)
+            # Those of an evaluation's batch are for ranks alone.
+            given = "negatives" in batch and rng is not None
+            source = batch if given else without(batch)
+            others = given_or_drawn(source, rng, draw=draw, number=negatives, items=known)
             ids = jnp.concatenate([targets[..., None], others], -1)
-            chosen = draw if "negatives" not in batch else "uniform"
+            chosen = "uniform" if given else draw
             how = OF_SOME[loss](model, sampling.DRAWS[chosen][1], known)
             of_position = ids.shape[-1] * hidden.shape[-1]
         # What recipes choose is for logits of all items; of some there is an embedding for each.
@@ -94,6 +97,10 @@ def next_item(
         return total, sums
 
     return objective
+
+
+def without(batch: dict) -> dict:
+    return {name: array for name, array in batch.items() if name != "negatives"}
 
 
 def among(items: int, vocab: int) -> int:

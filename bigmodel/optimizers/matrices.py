@@ -15,7 +15,10 @@ import optax
 from bigmodel import trees
 
 # Leading axes that count matrices and are no side of one.
-STACKS = ("layers", "dense_layers", "decoder_layers", "experts")
+STACKS = (
+    *("layers", "dense_layers", "encoder_layers", "decoder_layers"),
+    *("image_layers", "text_layers", "experts"),
+)
 
 Axes = tuple[str | None, ...]
 

@@ -149,6 +149,22 @@ def test_classes_have_one_number_in_all_splits(folder, tmp_path):
     assert rows.take(np.array([0]))["labels"][0] == 1
 
 
+def test_a_split_that_a_folder_has_not_is_refused_and_all_is_every_split(folder, tmp_path):
+    home = tmp_path / "split"
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (home / split / name).mkdir(parents=True)
+            (home / split / name / "0.jpg").write_bytes(picture(len(name) + len(split)))
+    with pytest.raises(config.InputError, match='0 of its folders are the split "validation"'):
+        open_rows(home, tmp_path, split="validation")
+    every = open_rows(home, tmp_path, split="all")
+    assert (len(every), every.classes) == (4, ("cat", "dog"))
+    (home / "val" / "cat").mkdir(parents=True)
+    (home / "valid" / "cat").mkdir(parents=True)
+    with pytest.raises(config.InputError, match="2 of its folders are the split"):
+        open_rows(home, tmp_path, split="validation")
+
+
 @pytest.mark.parametrize(
     "source, words",
     [

@@ -8,6 +8,8 @@ import pytest
 from flax.core import meta
 
 from bigmodel import trees
+from bigmodel.optimizers import matrices
+from bigmodel.sharding import rules
 from tests.models.families import FAMILIES, chosen, make, params, program
 from tests.quick import jit
 
@@ -50,6 +52,19 @@ def test_every_parameter_has_a_gradient(name):
         assert np.isfinite(grad).all(), path
         # Without rotation a bias of all keys changes no choice between them.
         assert np.abs(grad).max() > 0 or path.endswith("key/bias"), path
+
+
+@over_families
+def test_optimizers_know_every_stack_of_layers(name):
+    """Muon and Adafactor take a kernel layer by layer, whatever its stack is called."""
+    model = make(name)
+    boxed = trees.flatten(
+        jax.eval_shape(model.init, jax.random.key(0), model.example), is_leaf=rules.is_box
+    )
+    first = [box.names[0] for box in boxed.values() if box.names]
+    stacks = [axis for axis in first if axis.endswith("layers")]
+    assert stacks
+    assert set(stacks) <= set(matrices.STACKS)
 
 
 @over_families
