@@ -13,6 +13,7 @@ X = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32) * 2
 
 EQUATIONS = {
     "gelu": lambda x: x * (1 + special.erf(x / np.sqrt(2))) / 2,
+    "quick_gelu": lambda x: x / (1 + np.exp(-1.702 * x)),
     "gelu_tanh": lambda x: x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) / 2,
     "relu": lambda x: np.maximum(x, 0),
     "relu_squared": lambda x: np.maximum(x, 0) ** 2,

@@ -9,7 +9,7 @@ from bigmodel import config, objectives, recipe
 from bigmodel.layers import feedforward
 from bigmodel.models import two_towers
 from tests import runs
-from tests.models.families import make, pairs, params
+from tests.models.families import captioned, make, params
 from tests.quick import jit
 
 
@@ -23,7 +23,7 @@ def test_a_text_is_read_at_its_end_and_a_tail_of_padding_is_not_felt():
 
 @pytest.mark.parametrize("name", ["clip", "siglip"])
 def test_embeddings_are_of_length_one_and_either_side_comes_alone(name):
-    batch, apply = pairs(3, 0), jit(make(name).apply)
+    batch, apply = captioned(3, 0), jit(make(name).apply)
     both = apply(params(name), batch)["embeddings"]
     for side, own in (("image", ("images",)), ("text", ("tokens", "segments"))):
         np.testing.assert_allclose(np.linalg.norm(both[side], axis=1), 1, rtol=1e-5)
@@ -33,7 +33,7 @@ def test_embeddings_are_of_length_one_and_either_side_comes_alone(name):
 
 
 def test_rows_of_zeros_have_gradients_that_are_numbers():
-    batch = {key: np.zeros_like(array) for key, array in pairs(2, 0).items()}
+    batch = {key: np.zeros_like(array) for key, array in captioned(2, 0).items()}
 
     def total(params):
         found = make("clip").apply(params, batch)["embeddings"]
@@ -81,6 +81,6 @@ def test_what_two_towers_cannot_be_is_refused_before_anything_runs(changes, word
 
 def test_a_model_without_two_towers_has_no_contrastive_loss():
     vit = make("vit_class")
-    images = pairs(2, 0)["images"]
+    images = captioned(2, 0)["images"]
     with pytest.raises(config.InputError, match="wants a model of images and texts"):
         objectives.OBJECTIVES["contrastive"](vit)(params("vit_class"), {"images": images}, None)

@@ -34,8 +34,8 @@ def test_a_new_row_is_allowed(field, module, name, monkeypatch):
 
 def test_a_name_of_no_table_is_refused_with_those_that_are():
     told = (
-        r"model.feedforward = 'swigl': allowed are swiglu, geglu, reglu, gelu, gelu_tanh, relu, "
-        r"relu_squared, silu\. Did you mean \"swiglu\"\?"
+        r"model.feedforward = 'swigl': allowed are swiglu, geglu, reglu, gelu, gelu_tanh, "
+        r"quick_gelu, relu, relu_squared, silu\. Did you mean \"swiglu\"\?"
     )
     with pytest.raises(config.InputError, match=told):
         checks.known("model.feedforward", "swigl", checks.CHOICES["model.feedforward"])
