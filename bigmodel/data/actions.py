@@ -181,13 +181,7 @@ def splitting(path: str, separator: str) -> Callable[[str], list[str]]:
 def read_jsonl(paths: list[str], how: Reading) -> Iterator[Action]:
     """An action a line."""
     for where, line in files.read_filled_lines(paths):
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise config.InputError(f"{where} is not JSON: {error}") from error
-        if not isinstance(record, dict):
-            raise config.InputError(f"{where} is no object with fields.")
-        yield action(where, record, how)
+        yield action(where, files.record_of(line, where), how)
 
 
 def action(where: str, record: dict[str, Any], how: Reading) -> Action:

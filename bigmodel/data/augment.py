@@ -103,7 +103,7 @@ def _rotate(image: Any, sign: int, strength: float) -> Any:
     return image.rotate(sign * 30 * strength, fillcolor=grey)
 
 
-# The paper's, with the ranges of its appendix.
+# The operations are the paper's; the ranges, at magnitude 10, are those written here.
 OPERATIONS: dict[str, Callable[[Any, int, float], Any]] = {
     "identity": lambda image, sign, strength: image,
     "autocontrast": _ops("autocontrast"),

@@ -76,12 +76,8 @@ def jsonl(name: str, where: str, hashed: str) -> Source:
 
 def record(row: str, line: bytes) -> tuple[str, tuple[str, ...]]:
     """A line's path of an image, and its texts."""
-    try:
-        found = json.loads(line)
-    except ValueError as error:
-        raise config.InputError(f"{row} is no JSON ({error}).") from error
-    image = found.get("image") if isinstance(found, dict) else None
-    text = found.get("text") if isinstance(found, dict) else None
+    found = files.record_of(line, row)
+    image, text = found.get("image"), found.get("text")
     texts = tuple(text) if isinstance(text, list) else (text,)
     if not (isinstance(image, str) and image and all(isinstance(t, str) for t in texts)):
         raise config.InputError(

@@ -31,14 +31,14 @@ Found = tuple[str, tuple[dict[str, Any], ...], tuple[int, ...]]  # fingerprint, 
 def list_text(pattern: str, field: str) -> Found:
     """One document a file; a folder means its .txt files."""
     del field  # a text file has none
-    paths, sizes, fingerprint = _find(pattern, ".txt")
+    paths, sizes, fingerprint = find(pattern, ".txt")
     parts, part_sizes = _group("text", paths, sizes, {})
     return fingerprint, parts, part_sizes
 
 
 def list_jsonl(pattern: str, field: str) -> Found:
     """One document a line; a folder means its .jsonl files. Plain files are cut between lines."""
-    paths, sizes, fingerprint = _find(pattern, ".jsonl")
+    paths, sizes, fingerprint = find(pattern, ".jsonl")
     step = _part_bytes(sizes)
     parts: list[dict[str, Any]] = []
     part_sizes: list[int] = []
@@ -70,15 +70,9 @@ def list_jsonl(pattern: str, field: str) -> Found:
 
 def list_parquet(pattern: str, field: str) -> Found:
     """One document a row; a folder means its .parquet files."""
-    paths, sizes, fingerprint = _find(pattern, ".parquet")
+    paths, sizes, fingerprint = find(pattern, ".parquet")
     parts, part_sizes = _group("parquet", paths, sizes, {"field": field})
     return fingerprint, parts, part_sizes
-
-
-def list_lines(pattern: str, suffix: str) -> tuple[list[str], list[int], str]:
-    """Paths, their bytes, and a fingerprint, for who reads lines; a folder means its files of a
-    suffix."""
-    return _find(pattern, suffix)
 
 
 def read_lines(path: str) -> Iterator[tuple[int, str]]:
@@ -86,7 +80,7 @@ def read_lines(path: str) -> Iterator[tuple[int, str]]:
 
     Only "\\n" ends a line, so that two files side by side stay so whatever else they hold.
     """
-    with _open(path) as file:
+    with opened(path) as file:
         for number, line in enumerate(file, 1):
             try:
                 yield number, line.decode("utf-8").rstrip("\r\n")
@@ -105,7 +99,7 @@ def read_filled_lines(paths: Iterable[str]) -> Iterator[tuple[str, str]]:
 def read_text(paths: list[str]) -> Iterator[tuple[str, str]]:
     """(path, text) of each file; bytes that are not UTF-8 become U+FFFD."""
     for path in paths:
-        with _open(path) as file:
+        with opened(path) as file:
             yield path, file.read().decode("utf-8", "replace")
 
 
@@ -114,7 +108,7 @@ def read_jsonl(
 ) -> Iterator[tuple[str, str]]:
     """(path:byte, text) of each line that starts in [start, stop)."""
     for path in paths:
-        with _open(path) as file:
+        with opened(path) as file:
             if start:
                 file.seek(start - 1)
                 file.readline()  # the rest of a line that belongs to the part before
@@ -130,7 +124,7 @@ def read_parquet(paths: list[str], field: str) -> Iterator[tuple[str, str]]:
     import pyarrow.parquet
 
     for path in paths:
-        with _open(path) as file:
+        with opened(path) as file:
             if path.endswith(COMPRESSED[1:]):
                 file = io.BytesIO(file.read())  # Parquet is read from its end
             table = pyarrow.parquet.ParquetFile(file)
@@ -145,24 +139,21 @@ def read_parquet(paths: list[str], field: str) -> Iterator[tuple[str, str]]:
                     row += 1
 
 
-def find(pattern: str, suffix: str) -> tuple[list[str], list[int], str]:
-    """Paths of a file, folder or pattern in order, their bytes, and a fingerprint of them all."""
-    return _find(pattern, suffix)
-
-
-def opened(path: str) -> contextlib.AbstractContextManager[BinaryIO]:
-    """A file for reading, decompressed by its ending."""
-    return _open(path)
+def record_of(line: str | bytes, where: str) -> dict[str, Any]:
+    """The object of a JSON line; `where` says which line in the message if it is none."""
+    try:
+        record = json.loads(line.decode("utf-8", "replace") if isinstance(line, bytes) else line)
+    except ValueError as error:
+        raise config.InputError(f"{where} is not JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise config.InputError(f"{where} is no JSON object, {{...}}.")
+    return record
 
 
 def _text_of(line: bytes, field: str, name: str) -> str:
-    try:
-        record = json.loads(line.decode("utf-8", "replace"))
-    except ValueError as error:
-        raise config.InputError(f"{name} is not JSON: {error}") from error
-    if not isinstance(record, dict) or not isinstance(record.get(field), str):
-        found = record if isinstance(record, dict) else ()
-        raise config.InputError(_no_field(name, field, [k for k in found if k != field]))
+    record = record_of(line, name)
+    if not isinstance(record.get(field), str):
+        raise config.InputError(_no_field(name, field, [k for k in record if k != field]))
     return record[field]
 
 
@@ -171,7 +162,7 @@ def _no_field(where: str, field: str, found: list[str]) -> str:
     return f'{where} has no text in "{field}"; it has {", ".join(found) or "no fields"}.{near}'
 
 
-def _find(pattern: str, suffix: str) -> tuple[list[str], list[int], str]:
+def find(pattern: str, suffix: str) -> tuple[list[str], list[int], str]:
     """Paths in order, their bytes, and a fingerprint of names, bytes and times of change."""
     config.place(pattern, "source")
     paths = _expand(pattern, suffix)
@@ -244,7 +235,7 @@ def changed(path: str) -> tuple[int, int | str]:
 
 
 @contextlib.contextmanager
-def _open(path: str) -> Iterator[BinaryIO]:
+def opened(path: str) -> Iterator[BinaryIO]:
     """A file for reading, decompressed by its ending; raises InputError if it is gone."""
     try:
         raw = epath.Path(path).open("rb")

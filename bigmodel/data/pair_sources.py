@@ -82,7 +82,7 @@ def find(
     if kind == "lines" and where:
         return _side_by_side(name, where, split)
     if kind in ("jsonl", "tsv") and where:
-        paths, sizes, known = files.list_lines(where, f".{kind}")
+        paths, sizes, known = files.find(where, f".{kind}")
         known = hashlib.sha256(json.dumps([known, fields]).encode()).hexdigest()
 
         def read() -> Iterator[Pair]:
@@ -106,7 +106,7 @@ def _side_by_side(name: str, where: str, split: str) -> PairSource:
         raise config.InputError(
             f'source "{name}": names {len(both)} files; allowed are two, lines:SOURCE,TARGET.'
         )
-    found = [files.list_lines(path, "") for path in both]
+    found = [files.find(path, "") for path in both]
     known = hashlib.sha256(json.dumps([f[2] for f in found]).encode()).hexdigest()
 
     def read() -> Iterator[Pair]:
@@ -128,11 +128,7 @@ def _records(path: str, file: int, fields: tuple[str, str]) -> Iterator[Pair]:
         if not line.strip():
             continue
         where = f"{path}: line {number}"
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise config.InputError(f"{where} is not JSON: {error}") from error
-        yield Pair(*_texts(record, fields, where), file, number)
+        yield Pair(*_texts(files.record_of(line, where), fields, where), file, number)
 
 
 def _table(path: str, file: int) -> Iterator[Pair]:

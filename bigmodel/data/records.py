@@ -90,13 +90,7 @@ def of_jsonl(path: str) -> Iterator[Named]:
             if not line.strip():
                 continue
             where = f"{path}: line {number}"
-            try:
-                record = json.loads(line.decode("utf-8", "replace"))
-            except ValueError as error:
-                raise config.InputError(f"{where} is not JSON: {error}") from error
-            if not isinstance(record, dict):
-                raise config.InputError(f"{where} is no JSON object, {{...}}.")
-            yield where, record
+            yield where, files.record_of(line, where)
 
 
 def of_table(path: str, delimiter: str) -> Iterator[Named]:

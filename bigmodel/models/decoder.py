@@ -1,5 +1,6 @@
 """The decoder-only transformer: GPT, Llama, Mistral, Qwen and Gemma by configuration alone."""
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -9,8 +10,8 @@ import jax.numpy as jnp
 
 from bigmodel.layers import attention, block, dropout, positions, stack
 from bigmodel.layers import experts as expert_layers
-from bigmodel.layers.linear import Einsum, Table, gathered, product_in_float32
-from bigmodel.models import transformer
+from bigmodel.layers.linear import Table
+from bigmodel.models import transformer, unembedding
 from bigmodel.models.handle import Batch, Model, Outputs, Params
 
 
@@ -195,7 +196,7 @@ class Decoder(nn.Module):
         x = transformer.make_norm(self)(name="final_norm")(x)
         x = nn.with_logical_constraint(x, ("batch", "length", "act_embed"))
         if not self.tied:
-            self.untied_head()(x[:1, :1])  # makes its parameter; `unembed` reads it
+            unembedding.untied_head(self)(x[:1, :1])  # makes its parameter; `unembed` reads it
         outputs: Outputs = {"hidden": x, **sums}
         if cache is not None:
             outputs["cache"] = cache | {"index": start + T}
@@ -256,17 +257,6 @@ class Decoder(nn.Module):
         of_local = positions.Rotary(self.rope_local_theta).angles(where, head_dim)
         return {"global": of_global, "local": of_local}
 
-    def untied_head(self) -> Einsum:
-        return Einsum(
-            equation="BTD,DV->BTV",
-            shape=(self.width, self.vocab),
-            axes=("embed", "vocab"),
-            initializer=transformer.initializers(self)[0],
-            dtype=jnp.dtype(self.dtype),
-            param_dtype=jnp.dtype(self.param_dtype),
-            name="head",
-        )
-
 
 def make(**fields) -> Model:
     """The handle of a decoder with the fields of `Decoder`."""
@@ -276,21 +266,8 @@ def make(**fields) -> Model:
     def init(rng: jax.Array, batch: Batch) -> Params:
         return decoder.init(rng, batch)["params"]
 
-    def head(params: Params) -> Params:
-        if decoder.tied:
-            table = params["embed"]["table"].astype(dtype)
-            return {"embed": {"table": gathered(table, ("vocab", "embed"))}}
-        kernel = params["head"]["kernel"].astype(dtype)
-        return {"head": {"kernel": gathered(kernel, ("embed", "vocab"))}}
-
     def unembed(params: Params, hidden: jax.Array) -> jax.Array:
-        hidden = hidden.astype(dtype)
-        if decoder.tied:
-            table = params["embed"]["table"].astype(dtype)
-            logits = product_in_float32("...D,VD->...V", hidden, table)
-        else:
-            kernel = params["head"]["kernel"].astype(dtype)
-            logits = product_in_float32("...D,DV->...V", hidden, kernel)
+        logits = unembedding.logits(decoder, params, hidden)
         if decoder.logit_softcap:
             logits = decoder.logit_softcap * jnp.tanh(logits / decoder.logit_softcap)
         return logits
@@ -313,4 +290,5 @@ def make(**fields) -> Model:
         key, value = empty(C + decoder.rope_dim), empty(C)
         return {"key": key, "value": value, "segments": segments, "index": jnp.int32(0)}
 
+    head = functools.partial(unembedding.head, decoder)
     return Model(init=init, apply=apply, head=head, unembed=unembed, new_cache=new_cache)

@@ -1,5 +1,6 @@
 """The encoder-decoder transformer: the Transformer of 2017, T5 1.0 and 1.1 by configuration."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -9,9 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel import config, trees
-from bigmodel.layers import attention, cross_attention, feedforward, positions, relative, stack
-from bigmodel.layers.linear import Einsum, Table, gathered, product_in_float32
-from bigmodel.models import tower, transformer
+from bigmodel.layers import attention, cross_attention, positions, relative, stack
+from bigmodel.layers.linear import Table
+from bigmodel.models import tower, transformer, unembedding
 from bigmodel.models.handle import Batch, Model, Outputs, Params
 
 POSITIONS = ("sinusoidal", "none")
@@ -129,7 +130,7 @@ class EncoderDecoder(nn.Module):
         x = self.normalised(shape, x, "final_norm")
         x = nn.with_logical_constraint(x, ("batch", "length", "act_embed"))
         if not self.tied:
-            self.untied_head()(x[:1, :1])  # makes its parameter; `unembed` reads it
+            unembedding.untied_head(self)(x[:1, :1])  # makes its parameter; `unembed` reads it
         outputs["hidden"] = x
         if cache is not None:
             outputs["cache"] = cache | {"index": start + T}
@@ -190,16 +191,6 @@ class EncoderDecoder(nn.Module):
         """After a stack, unless each of its layers ends with a norm."""
         return x if self.norm_placement == "post" else transformer.make_norm(shape)(name=name)(x)
 
-    def untied_head(self) -> Einsum:
-        return Einsum(
-            equation="BTD,DV->BTV",
-            shape=(self.width, self.vocab),
-            axes=("embed", "vocab"),
-            initializer=transformer.initializers(self)[0],
-            **transformer.dtypes(self),
-            name="head",
-        )
-
 
 SEGMENTS = "source_segments"
 
@@ -229,22 +220,11 @@ def make(**fields) -> Model:
 
         return trees.map_with_path(one, made)
 
-    def head(params: Params) -> Params:
-        if family.tied:
-            table = params["embed"]["table"].astype(dtype)
-            return {"embed": {"table": gathered(table, ("vocab", "embed"))}}
-        kernel = params["head"]["kernel"].astype(dtype)
-        return {"head": {"kernel": gathered(kernel, ("embed", "vocab"))}}
-
     def unembed(params: Params, hidden: jax.Array) -> jax.Array:
         hidden = hidden.astype(dtype)
         if family.head_scale:
             hidden = hidden * jnp.asarray(family.width**-0.5, dtype)
-        if family.tied:
-            table = params["embed"]["table"].astype(dtype)
-            return product_in_float32("...D,VD->...V", hidden, table)
-        kernel = params["head"]["kernel"].astype(dtype)
-        return product_in_float32("...D,DV->...V", hidden, kernel)
+        return unembedding.logits(family, params, hidden)
 
     def apply(params: Params, batch: Batch, rngs=None, cache=None) -> Outputs:
         outputs = family.apply({"params": params}, batch, rngs, cache)
@@ -272,6 +252,7 @@ def make(**fields) -> Model:
             "memory_segments": batch.get(SEGMENTS, jnp.ones((B, S), jnp.int32)),
         }
 
+    head = functools.partial(unembedding.head, family)
     one = jnp.zeros((1, 1), jnp.int32)
     example = {"source": one, "tokens": one}
     return Model(
@@ -297,10 +278,4 @@ def check(family: EncoderDecoder) -> None:
             f"model.relative_buckets = {buckets}, model.relative_distance = {distance}: buckets "
             "are 0 or a multiple of 4 (a quarter is of single distances, to each side), and the "
             f"distance is beyond the {buckets // 2} single ones of the decoder."
-        )
-    known = (*feedforward.GATES, *feedforward.ACTIVATIONS)
-    if family.feedforward not in known:
-        raise config.InputError(
-            f"model.feedforward = {family.feedforward!r}: allowed are {', '.join(known)}."
-            f"{config.nearest(family.feedforward, known)}"
         )

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bigmodel.objectives.contract import Objective, rngs
+from bigmodel.objectives.contract import Objective, rngs, weights_of
 
 
 def classify(model: Any, *, label_smoothing: float = 0.0) -> Objective:
@@ -25,7 +25,7 @@ def classify(model: Any, *, label_smoothing: float = 0.0) -> Objective:
     def objective(params, batch, rng):
         logits = model.apply(params, batch, rngs=rngs(rng))["class_logits"]
         labels, N = batch["labels"], logits.shape[-1]
-        weights = example_weights(batch)
+        weights = weights_of(batch, batch["labels"].shape[:1])
         if labels.ndim == 1:
             shares = jax.nn.one_hot(labels, N)
         else:  # there may be more logits than classes
@@ -55,13 +55,8 @@ def regress(model: Any) -> Objective:
         labels = batch["labels"].reshape(found.shape[0], -1)
         if labels.shape != found.shape:
             raise ValueError(f"labels {labels.shape} for numbers {found.shape}; they must be alike")
-        weights = example_weights(batch)
+        weights = weights_of(batch, batch["labels"].shape[:1])
         error = (jnp.square(found - labels).mean(-1) * weights).sum()
         return error, {"squared_error": error, "weight": weights.sum()}
 
     return objective
-
-
-def example_weights(batch: dict[str, jax.Array]) -> jax.Array:
-    """What counts of each example: "weights", float [B]."""
-    return batch.get("weights", jnp.ones(batch["labels"].shape[:1], jnp.float32))

@@ -10,9 +10,18 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 Sums = dict[str, jax.Array]
 Objective = Callable[[Any, dict, jax.Array | None], tuple[jax.Array, Sums]]
+
+
+NEVER = -1e30  # a logit that no softmax feels; finite, so that a weight of 0 makes it nothing
+
+
+def weights_of(batch: dict[str, jax.Array], shape: tuple[int, ...]) -> jax.Array:
+    """What counts of each target: "weights", float of that shape; without them all count."""
+    return batch.get("weights", jnp.ones(shape, jnp.float32))
 
 
 def rngs(rng: jax.Array | None) -> dict[str, jax.Array] | None:

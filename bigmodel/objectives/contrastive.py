@@ -11,9 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel import config
-from bigmodel.objectives.contract import Objective, Sums, rngs
-
-NEVER = -1e30  # a logit that no softmax feels; finite, so that a batch of padding alone gives none
+from bigmodel.objectives.contract import NEVER, Objective, Sums, rngs, weights_of
 
 
 def contrastive(model: Any) -> Objective:
@@ -88,7 +86,7 @@ def products(
     if "logit_bias" in outputs:
         logits += outputs["logit_bias"]
     logits = nn.with_logical_constraint(logits, ("batch", None))
-    return logits, batch.get("weights", jnp.ones(image.shape[:1], jnp.float32))
+    return logits, weights_of(batch, image.shape[:1])
 
 
 def retrieved(logits: jax.Array, weights: jax.Array) -> Sums:

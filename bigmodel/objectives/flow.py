@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel import config
-from bigmodel.objectives.contract import Objective, rngs
+from bigmodel.objectives.contract import Objective, rngs, weights_of
 
 # Numbers of the draws of a row, far from those of layers (`layers.dropout.row_keys`).
 TIME, NOISE = 2**30, 2**30 + 1
@@ -49,7 +49,7 @@ def flow_matching(
         images = batch["images"]
         B = images.shape[0]
         rows = batch.get("rows", jnp.arange(B))
-        weights = batch.get("weights", jnp.ones(B, jnp.float32))
+        weights = weights_of(batch, (B,))
         share = shares_of_one(rng, rows)
         t = share if time == "uniform" else logit_normal(share, time_mean, time_std)
         noise = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:]))(

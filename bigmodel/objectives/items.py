@@ -9,11 +9,10 @@ import jax.numpy as jnp
 from bigmodel import config, shares
 from bigmodel.objectives import negatives as sampling
 from bigmodel.objectives import tokens
-from bigmodel.objectives.contract import Objective, Sums, rngs
+from bigmodel.objectives.contract import NEVER, Objective, Sums, rngs, weights_of
 
 LOSSES = ("softmax", "sampled", "binary")
 TOP = 10  # hit rate and NDCG ask for the first ten
-NEVER = -1e30  # of what is no item: finite, so that a weight of 0 makes it nothing
 
 
 def next_item(
@@ -70,7 +69,7 @@ def next_item(
     def objective(params, batch, rng):
         hidden = model.apply(params, batch, rngs=rngs(rng))["hidden"]
         head, targets = model.head(params), batch["targets"]
-        weights = batch.get("weights", jnp.ones(targets.shape, jnp.float32))
+        weights = weights_of(batch, targets.shape)
         own = shares.of(*targets.shape)
         rows, length = targets.shape[0] // own.row_parts, targets.shape[1] // own.length_parts
         vocab = jax.eval_shape(model.unembed, head, hidden).shape[-1]

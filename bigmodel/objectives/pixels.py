@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from bigmodel.objectives.contract import Objective, rngs
+from bigmodel.objectives.contract import Objective, rngs, weights_of
 
 EPSILON = 1e-6  # of a patch's variance, as published
 
@@ -33,7 +33,7 @@ def masked_image(model: Any, *, normalize: bool = True) -> Objective:
             target = target / jnp.sqrt(variance + EPSILON)
         error = jnp.square(outputs["reconstructed"] - target).mean(-1)
         error = (error * masked).sum(-1) / masked.sum(-1)
-        weights = batch.get("weights", jnp.ones(error.shape, jnp.float32))
+        weights = weights_of(batch, error.shape)
         return (error * weights).sum(), {"weight": weights.sum()}
 
     return objective

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel import config, shares
-from bigmodel.objectives.contract import Objective, Sums, rngs
+from bigmodel.objectives.contract import Objective, Sums, rngs, weights_of
 
 
 def next_token(
@@ -88,7 +88,7 @@ def masked_token(
         if "sentence_logits" in outputs and "labels" in batch:
             logits = outputs["sentence_logits"].astype(jnp.float32)
             found = cross_entropy(logits, batch["labels"], z_loss=0.0, label_smoothing=0.0)
-            of_rows = token_weights(batch).sum(-1)
+            of_rows = weights_of(batch, batch["targets"].shape).sum(-1)
             sentences = {name: (term * of_rows).sum() for name, term in found.items()}
             loss += sentence_loss * sentences.pop("loss")
             sums |= {f"sentence_{name}": value for name, value in sentences.items()}
@@ -118,7 +118,7 @@ def label_tokens(model: Any, *, label_smoothing: float = 0.0) -> Objective:
                 "one that does, such as an encoder with model.token_classes = 1 or more."
             )
         logits = outputs["token_logits"]
-        weights = token_weights(batch)
+        weights = weights_of(batch, batch["targets"].shape)
         how = dict(z_loss=0.0, label_smoothing=label_smoothing)
         terms = cross_entropy(logits.astype(jnp.float32), batch["targets"], **how)
         sums = {name: (term * weights).sum() for name, term in terms.items()}
@@ -138,7 +138,7 @@ def of_targets(
     chunk: int,
 ) -> tuple[jax.Array, Sums]:
     """Cross entropy of a batch's targets given hidden vectors [B, T, D], in chunks."""
-    targets, weights = batch["targets"], token_weights(batch)
+    targets, weights = batch["targets"], weights_of(batch, batch["targets"].shape)
     head = model.head(params)
 
     def of_chunk(head, hidden, targets, weights):
@@ -153,11 +153,6 @@ def of_targets(
     with jax.named_scope("loss"):
         loss, sums = in_chunks(of_chunk, length, head, hidden, targets, weights)
     return loss, sums | {"weight": weights.sum()}
-
-
-def token_weights(batch: dict[str, jax.Array]) -> jax.Array:
-    """What counts of each target: "weights", float [B, T]."""
-    return batch.get("weights", jnp.ones(batch["targets"].shape, jnp.float32))
 
 
 def cross_entropy(

@@ -114,10 +114,10 @@ def test_a_plan_knows_the_shapes_without_the_data(lines, tmp_path):
 
 
 BROKEN_LINES = {
-    "no json": ("{", "line 5 is no JSON"),
+    "no json": ("{", "line 5 is not JSON"),
     "no text": ('{"image": "all/0.png"}', 'line 5 must be {"image"'),
     "a number": ('{"image": "all/0.png", "text": 3}', 'line 5 must be {"image"'),
-    "a list": ("[1]", 'line 5 must be {"image"'),
+    "a list": ("[1]", "line 5 is no JSON object"),
     "empty": ('{"image": "all/0.png", "text": " "}', "line 5 has an empty text"),
     "none": ('{"image": "all/0.png", "text": []}', "line 5 has an empty text"),
     "no image": ('{"image": "all/9.png", "text": "x"}', "line 5: there is no image"),

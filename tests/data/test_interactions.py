@@ -152,7 +152,7 @@ def test_json_lines_are_read_and_sorted_by_their_time(tmp_path):
         ("a.txt", "\n\n", {}, "has no actions"),
         ("a.txt", "u a\n", dict(least=2), "data.least = 2"),
         ("a.jsonl", '{"user": 1, "item": 2}\n{"user": 1', {}, "a.jsonl, line 2 is not JSON"),
-        ("a.jsonl", "[1, 2]", {}, "a.jsonl, line 1 is no object"),
+        ("a.jsonl", "[1, 2]", {}, "a.jsonl, line 1 is no JSON object"),
         ("a.jsonl", '{"user": 1, "item": null}', {}, 'line 1 has no "item"'),
         ("a.jsonl", '{"user": true, "item": 2}', {}, 'line 1 has no "user"'),
     ],

@@ -138,16 +138,30 @@ def test_places_of_a_grid_differ_and_rows_have_half_of_the_width():
 PUBLISHED = {"s2": 33, "b2": 130, "l2": 458, "xl2": 675}
 
 
-@pytest.mark.parametrize("size", PUBLISHED)
-def test_a_size_has_the_published_parameters(size):
+def counted(size):
+    """Fields of a size, and its parameters."""
     fields = runpy.run_path(str(runs.ROOT / "configs" / "dit.py"))["SIZES"][size]
     model = dit.make(**fields)
     shapes = meta.unbox(jax.eval_shape(model.init, jax.random.key(0), model.example))
+    return fields, trees.count(shapes)
+
+
+@pytest.mark.parametrize("size", PUBLISHED)
+def test_a_size_has_the_published_parameters(size):
+    fields, found = counted(size)
     D, outputs, places = fields["width"], 4 * fields["patch"] ** 2, (32 // fields["patch"]) ** 2
-    published = trees.count(shapes) + places * D + outputs * (D + 1)
+    published = found + places * D + outputs * (D + 1)
     assert abs(published / 1e6 - PUBLISHED[size]) < 0.6
     if size == "xl2":  # DiT-XL-2-256x256.pt, as facebookresearch/DiT counts it
         assert published == 675_129_632
+
+
+@pytest.mark.parametrize("size", ["s4", "s8", "b4", "b8", "l4", "l8", "xl4", "xl8"])
+def test_a_size_of_larger_patches_has_larger_products_in_and_out_alone(size):
+    fields, found = counted(size)
+    base, of_base = counted(size[:-1] + "2")
+    assert fields == base | {"patch": int(size[-1])}
+    assert found - of_base == 4 * (fields["patch"] ** 2 - 4) * (2 * fields["width"] + 1)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from bigmodel.layers import block, feedforward, linear
-from bigmodel.models import decoder
+from bigmodel.models import unembedding
 from bigmodel.objectives import tokens as objectives
 from bigmodel.sharding import experts, pipeline
 from bigmodel.train import state
@@ -47,7 +47,7 @@ def kernels_are_not_gathered():
 
 
 def the_head_is_not_gathered():
-    decoder.gathered = lambda kernel, axes: kernel
+    unembedding.gathered = lambda kernel, axes: kernel
 
 
 def kernels_are_gathered_over_all_axes():
@@ -135,7 +135,7 @@ def the_gradient_of_the_stream_is_float32():
             preferred_element_type=jnp.float32,
         )
 
-    decoder.product_in_float32 = product
+    unembedding.product_in_float32 = product
 
 
 def chunks_of_the_loss_are_runs_of_the_length():
