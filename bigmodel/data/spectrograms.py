@@ -43,14 +43,14 @@ class Hearing:
                 f"it is too short: {len(samples)} samples at {self.mel.rate:,} a second, and one "
                 f"frame looks at {self.mel.window}"
             )
-        if self.most:
+        if 0 < self.most < length:
             samples = samples[: self.most * hop]
         if not self.silence:
             return self.mel(samples), 0.0, length
         A = self.silence
         K = min(A, -(-(len(samples) + self.mel.window // 2) // hop))
-        # Two frames more are of silence alone, and far enough from the end not to see its mirror.
-        wanted = min(A, K + 2) * hop
+        # One frame more is of silence alone; with it the frames before are far from the mirror.
+        wanted = min(A, K + 1) * hop
         heard = self.mel(np.pad(samples[:wanted], (0, max(0, wanted - len(samples)))))
         return heard[:K], float(heard[-1, 0]), length
 
