@@ -156,6 +156,8 @@ def write_all(
         raise config.InputError(
             f'source "{source.name}" has no sounds in the split "{split}"'
             + (f": {broken} cannot be heard." if broken else ".")
+            + " Name manifests by their split: of one alone 98, 1 and 1 per cent of the sounds are "
+            "train, validation and test." * (source.hashed != "all")
         )
     sizes, lengths, floors = zip(*kept, strict=True)
     shape = (sum(sizes), hearing.mel.mels)

@@ -214,11 +214,13 @@ def talks(tmp_path, monkeypatch):
     return "tfds:tiny_voices"
 
 
-def test_librispeech_is_known_without_tensorflow(tmp_path, monkeypatch):
+def test_librispeech_is_known_without_tensorflow(tmp_path):
     tfds_source.hear_without_tensorflow()
     builder = tfds.builder("librispeech", data_dir=str(tmp_path))
     assert builder.info.features["speech"].sample_rate == 16_000
     assert "tensorflow" not in sys.modules
+    with pytest.raises(RuntimeError, match="decoded by TensorFlow"):
+        tfds.features.Audio(lazy_decode=True, file_format="flac")
 
 
 def test_a_data_set_of_tfds_gives_its_sounds_and_texts(talks):

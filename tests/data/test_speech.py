@@ -240,6 +240,11 @@ def test_a_broken_sound_is_refused_by_name_or_skipped_and_counted(manifest, dama
         open_rows(manifest, broken="skip")
 
 
+def test_a_split_without_a_sound_is_refused_with_what_splits_are(manifest):
+    with pytest.raises(config.InputError, match='the split "test". Name manifests by their split'):
+        open_rows(manifest, split="test")
+
+
 def test_a_sound_without_a_text_is_refused_or_skipped_as_said(manifest):
     manifest.write_text(manifest.read_text().replace('"one"', '" "'))
     with pytest.raises(config.InputError, match="line 1, 0.wav: its text is empty, as are 1 of 3"):
