@@ -66,6 +66,15 @@ def images(fields: Mapping[str, Any], data: Mapping[str, Any]) -> None:
             )
 
 
+def sounds(fields: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """The data's frames must have the bands that the model hears."""
+    if "mels" in fields and "mels" in data and fields["mels"] != data["mels"]:
+        raise config.InputError(
+            f"data.mels = {data['mels']}: the model hears model.mels = {fields['mels']} bands; the "
+            "two must be equal."
+        )
+
+
 def texts(fields: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     """The data's texts must not be longer than the model's table of their positions."""
     if "text_length" in fields and data.get("text_length", 0) > fields["text_length"]:
