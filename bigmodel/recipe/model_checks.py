@@ -10,7 +10,7 @@ from bigmodel.sharding import kernels
 
 COUNTS = (
     *("vocab", "width", "layers", "heads", "length", "image", "channels", "patch"),
-    *("text_width", "text_layers", "text_heads", "text_length", "joint"),
+    *("text_width", "text_layers", "text_heads", "text_length", "joint", "mels"),
 )
 SIZES = (
     *("kv_heads", "head_dim", "hidden", "window", "rope_original_length", "init_std"),
@@ -62,6 +62,16 @@ def images(fields: Mapping[str, Any], data: Mapping[str, Any]) -> None:
         if field in fields and of_data in data and fields[field] != data[of_data]:
             raise config.InputError(
                 f"data.{of_data} = {data[of_data]}: the model takes images of model.{field} = "
+                f"{fields[field]}; the two must be equal."
+            )
+
+
+def sounds(fields: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """The data's sounds must be as the model wants them."""
+    for field in ("frames", "mels"):
+        if field in fields and field in data and fields[field] != data[field]:
+            raise config.InputError(
+                f"data.{field} = {data[field]}: the model takes sounds of model.{field} = "
                 f"{fields[field]}; the two must be equal."
             )
 
