@@ -175,7 +175,8 @@ def sample(
             f"and --input label=NUMBER for a class."
         )
     tokenizer, recipe, inputs = run.tokenizer, run.recipe, inputs or {}
-    arrays = input_arrays.arrays(inputs, recipe.example, tokenizer)
+    of_data = recipe.config.data.to_dict()
+    arrays = input_arrays.arrays(inputs, recipe.example, tokenizer, of_data)
     drawing = sampling.Sampling(**options)
     if hearing.hears(recipe):
         asked: dict[str, Any] = {"prompt": "".join(prompts) or None, **sampling.said(drawing)}
