@@ -2,16 +2,19 @@
 
 import functools
 import math
+import pathlib
 
 import jax
 import numpy as np
 import pytest
 from flax.core import meta
 
-from bigmodel import config, trees
+from bigmodel import config, models, recipe, trees
 from bigmodel.models import speech, speech_encoder
 from tests.models.families import FAMILIES, make, params, sounds, spoken
 from tests.quick import jit
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
 
 def assert_close(found, wanted, tolerance=2e-5):
@@ -236,3 +239,50 @@ def test_keys_have_no_bias_and_the_other_products_have():
         products = ("query", "key", "value", "out")
         found = {word for word in products if any(f"/{word}/bias" in path for path in biased)}
         assert found == {"query", "value", "out"}
+
+
+# As huggingface.co/openai/whisper-* count them, with the encoder's 1,500 positions. Those of .en,
+# which have a token less, and of large-v3 (128 bands, a token more) are worked out.
+PUBLISHED_PARAMETERS = {
+    "whisper-tiny": 37_760_640,
+    "whisper-base": 72_593_920,
+    "whisper-small": 241_734_912,
+    "whisper-medium": 763_857_920,
+    "whisper-large": 1_543_304_960,
+    "whisper-large-v2": 1_543_304_960,
+    "whisper-large-v3": 1_543_304_960 + 48 * 3 * 1280 + 1280,
+    "whisper-tiny.en": 37_760_640 - 384,
+    "whisper-base.en": 72_593_920 - 512,
+    "whisper-small.en": 241_734_912 - 768,
+    "whisper-medium.en": 763_857_920 - 1024,
+}
+
+
+@functools.cache
+def of_config(name):
+    """The fields of a config's model, and shapes of its parameters by path."""
+    section = recipe.resolve(config.load(f"{CONFIGS}/{name}")).config.model
+    module, make = models.FAMILIES[section.name]
+    model = make(**config.resolve(section, module, "model"))
+    made = meta.unbox(jax.eval_shape(model.init, jax.random.key(0), model.example))
+    return section, trees.flatten(made)
+
+
+@pytest.mark.parametrize("size", PUBLISHED_PARAMETERS)
+def test_a_whisper_has_the_published_parameters_less_its_fixed_positions(size):
+    section, made = of_config(f"whisper.py:{size}")
+    fixed = section.frames // 2 * section.width
+    assert trees.count(made) == PUBLISHED_PARAMETERS[size] - fixed
+    stacks = {path.partition("/")[0]: leaf.shape[0] for path, leaf in made.items()}
+    assert stacks["layers"] == stacks["encoder_layers"] == section.layers
+
+
+@pytest.mark.parametrize("size", ["base", "small", "medium"])
+def test_an_encoder_with_ctc_has_the_parameters_of_whispers_and_a_head(size):
+    """Sizes "base", "small" and "medium" of configs/ctc.py."""
+    section, made = of_config(f"ctc.py:{size}")
+    _, whisper = of_config(f"whisper.py:whisper-{size}")
+    encoder = ("stem/", "encoder_layers/", "encoder_norm/")
+    wanted = trees.count({path: x for path, x in whisper.items() if path.startswith(encoder)})
+    head = (section.width + 1) * section.vocab
+    assert trees.count(made) == wanted + head
