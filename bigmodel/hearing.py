@@ -15,7 +15,9 @@ from bigmodel.sharding import rules
 
 
 def hears(recipe: recipes.Recipe) -> bool:
-    """Whether the model tells what each frame says."""
+    """Whether the model tells what each frame says; one that reads tokens does not."""
+    if "tokens" in recipe.example:
+        return False
     params = nn.unbox(recipe.boxed_params)
     return "frame_logits" in jax.eval_shape(recipe.model.apply, params, recipe.example)
 

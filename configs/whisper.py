@@ -73,7 +73,7 @@ def get_config(size: str = "whisper-small") -> ConfigDict:
     if name in ("large-v2", "large-v3"):
         config.steps, config.batch, config.schedule.peak = 655_360, 1024, 2e-4
         config.data.update(time_masks=(1, 100), frequency_masks=(1, 27))
-    config.model.remat = "full" if name[:5] in ("mediu", "large") else "none"
+    config.model.remat = "none" if name in ("tiny", "base") else "full"
     config.mesh.update(fsdp=-1)
     config.evals = dict(validation=dict(split="validation", every=5000))
     return config
