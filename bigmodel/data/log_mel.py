@@ -6,6 +6,7 @@ code has it; at other rates than 16 kHz, windows are as long in seconds.
 
 import dataclasses
 import functools
+from typing import Any
 
 import numpy as np
 
@@ -60,6 +61,16 @@ class LogMel:
     def filters(self) -> np.ndarray:
         return mel_filters(self.rate, self.mels)
 
+    @functools.cached_property
+    def sums(self) -> Any:
+        """The filters, [M, window // 2 + 1], without the zeros that are 98 per cent of them.
+
+        As a dense product they would cost more than all the rest, and round as each machine likes.
+        """
+        from scipy import sparse
+
+        return sparse.csr_array(self.filters.T)
+
     def __call__(self, samples: np.ndarray) -> np.ndarray:
         """float [n] -> float32 [n // hop, M]: (max(log10 power, its largest - 8) + 4) / 4.
 
@@ -76,8 +87,8 @@ class LogMel:
         found = np.empty((frames, self.mels), np.float32)
         for start in range(0, frames, AT_A_TIME):
             spectrum = np.fft.rfft(seen[start : start + AT_A_TIME] * hann)
-            power = (spectrum.real**2 + spectrum.imag**2) @ self.filters
-            found[start : start + AT_A_TIME] = np.log10(np.maximum(power, LEAST_POWER))
+            energy = self.sums @ (spectrum.real**2 + spectrum.imag**2).T
+            found[start : start + AT_A_TIME] = np.log10(np.maximum(energy.T, LEAST_POWER))
         return (np.maximum(found, found.max(initial=-np.inf) - DEPTH) + 4) / 4
 
 

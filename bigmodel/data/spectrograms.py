@@ -43,14 +43,14 @@ class Hearing:
                 f"it is too short: {len(samples)} samples at {self.mel.rate:,} a second, and one "
                 f"frame looks at {self.mel.window}"
             )
-        if self.most:
+        if 0 < self.most < length:
             samples = samples[: self.most * hop]
         if not self.silence:
             return self.mel(samples), 0.0, length
         A = self.silence
         K = min(A, -(-(len(samples) + self.mel.window // 2) // hop))
-        # Two frames more are of silence alone, and far enough from the end not to see its mirror.
-        wanted = min(A, K + 2) * hop
+        # One frame more is of silence alone; with it the frames before are far from the mirror.
+        wanted = min(A, K + 1) * hop
         heard = self.mel(np.pad(samples[:wanted], (0, max(0, wanted - len(samples)))))
         return heard[:K], float(heard[-1, 0]), length
 
@@ -156,6 +156,8 @@ def write_all(
         raise config.InputError(
             f'source "{source.name}" has no sounds in the split "{split}"'
             + (f": {broken} cannot be heard." if broken else ".")
+            + " Name manifests by their split: of one alone 98, 1 and 1 per cent of the sounds are "
+            "train, validation and test." * (source.hashed != "all")
         )
     sizes, lengths, floors = zip(*kept, strict=True)
     shape = (sum(sizes), hearing.mel.mels)

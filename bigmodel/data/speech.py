@@ -4,10 +4,8 @@ import dataclasses
 import functools
 import hashlib
 import json
-import pathlib
-import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -16,15 +14,11 @@ from bigmodel.data import (
     audio_sources,
     cache,
     log_mel,
-    prepare,
-    sources,
     spec_augment,
     spectrograms,
     tokenizers,
+    transcripts,
 )
-
-FORMAT = 1  # raise it when the same inputs would give other tokens
-AT_A_TIME = 2**12  # texts that go to the tokenizer together
 
 PAD = ("mask", "silence")
 TOO_LONG, EMPTY = ("refuse", "skip", "cut"), ("refuse", "skip")
@@ -38,7 +32,7 @@ class Rows:
         source, split: as in the config.
         tokenizer: made the tokens.
         sounds: what is heard.
-        texts: "tokens" [N] of all, "offsets" [sounds + 1], and "bytes" [sounds].
+        texts: what is said in each.
         chosen: [rows] numbers of the sounds that are used.
         frames: A.
         length: T.
@@ -51,7 +45,7 @@ class Rows:
     split: str
     tokenizer: tokenizers.Tokenizer
     sounds: spectrograms.Spectrograms
-    texts: Mapping[str, np.ndarray]
+    texts: transcripts.Transcripts
     chosen: np.ndarray
     frames: int
     length: int
@@ -93,8 +87,8 @@ class Rows:
 
     def said(self, number: int) -> list[int]:
         """The tokens that are to be told of a sound, at most T."""
-        start, stop = self.texts["offsets"][number : number + 2]
-        tokens = self.texts["tokens"][start:stop].tolist()
+        start, stop = self.texts.offsets[number : number + 2]
+        tokens = self.texts.tokens[start:stop].tolist()
         return [*tokens, *[self.tokenizer.eos] * self.end][: self.length]
 
     def describe(self) -> str:
@@ -110,16 +104,16 @@ class Rows:
     @functools.cached_property
     def bytes_per_target(self) -> float:
         """UTF-8 bytes of text for each target, to tell bits per byte; 0 where some are cut."""
-        targets = np.diff(self.texts["offsets"])[self.chosen] + self.end
+        targets = np.diff(self.texts.offsets)[self.chosen] + self.end
         if (targets > self.length).any():
             return 0.0
-        return float(self.texts["bytes"][self.chosen].sum() / targets.sum())
+        return float(self.texts.bytes[self.chosen].sum() / targets.sum())
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """Hash of every row's content: equal on any machine, however the source was reached."""
-        known = [self.sounds.content, self.tokenizer.fingerprint, self.frames, self.length]
-        known += [self.pad, self.end, dataclasses.asdict(self.augment)]
+        known = [self.texts.content, self.frames, self.length, self.pad, self.end]
+        known += [dataclasses.asdict(self.augment)]
         chosen = np.ascontiguousarray(self.chosen).tobytes()
         return hashlib.sha256(json.dumps(known).encode() + chosen).hexdigest()
 
@@ -220,7 +214,7 @@ def open_rows(
     report = progress or (lambda what, done, total: None)
     how: dict[str, Any] = dict(broken=broken, folder=cache_dir, report=report)
     heard = spectrograms.prepare(found, split, hearing, **how)
-    texts = tokens_of(heard, tokenizer, normalize, cache_dir)
+    texts = transcripts.prepare_all(heard, tokenizer, normalize=normalize, folder=cache_dir)
     limits = {"frames": frames, "length": length - end}
     chosen, cut = usable(heard, texts, limits, too_long, empty)
     skipped = len(heard) - len(chosen)
@@ -230,10 +224,8 @@ def open_rows(
             "were skipped."
         )
     lengths = (frames, length)
-    return Rows(
-        *(source, split, tokenizer, heard, texts, chosen, *lengths, pad, end, augment, seed),
-        *(cut, skipped),
-    )
+    how_padded = (*lengths, pad, end, augment, seed, cut, skipped)
+    return Rows(source, split, tokenizer, heard, texts, chosen, *how_padded)
 
 
 def hearing_of(rate: int, mels: int, frames: int, pad: str, *, cut: bool) -> spectrograms.Hearing:
@@ -243,36 +235,9 @@ def hearing_of(rate: int, mels: int, frames: int, pad: str, *, cut: bool) -> spe
     return spectrograms.Hearing(mel, frames * (pad == "silence"), frames * cut)
 
 
-def tokens_of(
-    heard: spectrograms.Spectrograms, tokenizer: tokenizers.Tokenizer, normalize: str, folder: str
-) -> dict[str, np.ndarray]:
-    """ "tokens", "offsets" and "bytes" of all texts, made once; one of blanks alone is empty."""
-    known = [FORMAT, heard.content, tokenizer.fingerprint, normalize, unicodedata.unidata_version]
-    key = hashlib.sha256(json.dumps(["transcripts", *known]).encode()).hexdigest()[:32]
-
-    def write(scratch: pathlib.Path) -> dict[str, Any]:
-        pieces: list[np.ndarray] = []
-        sizes: list[int] = []
-        for start in range(0, len(heard), AT_A_TIME):
-            some = range(start, min(start + AT_A_TIME, len(heard)))
-            texts = [text if text.strip() else "" for _, text in map(heard.name_and_text, some)]
-            if normalize != "none":
-                form = cast(sources.Form, normalize)
-                texts = [unicodedata.normalize(form, text) for text in texts]
-            pieces += tokenizer.encode_many(texts)
-            sizes += [len(text.encode("utf-8", "replace")) for text in texts]
-        dtype = prepare.token_dtype(tokenizer.size)
-        np.save(scratch / "tokens.npy", np.concatenate(pieces).astype(dtype))
-        np.save(scratch / "offsets.npy", np.cumsum([0, *map(len, pieces)], dtype=np.int64))
-        np.save(scratch / "bytes.npy", np.array(sizes, np.int64))
-        return {}
-
-    return cache.built(key, folder, write)[1]
-
-
 def usable(
     heard: spectrograms.Spectrograms,
-    texts: Mapping[str, np.ndarray],
+    texts: transcripts.Transcripts,
     limits: Mapping[str, int],
     too_long: str,
     empty: str,
@@ -282,7 +247,7 @@ def usable(
     Refuses the first one that may not be there. `limits` are the most frames and tokens.
     """
     good, longer = np.ones(len(heard), bool), np.zeros(len(heard), bool)
-    sizes = {"frames": heard.lengths, "length": np.diff(texts["offsets"])}
+    sizes = {"frames": heard.lengths, "length": np.diff(texts.offsets)}
     if (none := np.flatnonzero(sizes["length"] == 0)).size:
         if empty == "refuse":
             raise config.InputError(

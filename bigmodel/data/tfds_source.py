@@ -66,17 +66,21 @@ def builder_of(name: str) -> Any:
     return builder
 
 
+class NoTensorflow:
+    """All that `tfds.features.Audio` (4.9.10) asks of it where samples are stored as numbers."""
+
+    dtypes = types.SimpleNamespace(as_dtype=np.dtype)
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("files of sound are stored and decoded by TensorFlow")
+
+
 def hear_without_tensorflow() -> None:
-    """Lets TFDS know features of sound where there is no TensorFlow.
+    """Lets TFDS know features of sound where there is no TensorFlow."""
+    if importlib.util.find_spec("tensorflow") is None:
+        from tensorflow_datasets.core.features import audio_feature
 
-    All that `tfds.features.Audio` (4.9.10) asks it for, when samples are stored as numbers, is the
-    name of a dtype.
-    """
-    if importlib.util.find_spec("tensorflow") is not None:
-        return
-    from tensorflow_datasets.core.features import audio_feature
-
-    audio_feature.tf = types.SimpleNamespace(dtypes=types.SimpleNamespace(as_dtype=np.dtype))
+        audio_feature.tf = NoTensorflow()
 
 
 def read(folder: str, split: str, field: str, start: int, stop: int) -> Iterator[tuple[str, str]]:

@@ -18,7 +18,7 @@ from bigmodel.data import (
     speech,
     tokenizers,
 )
-from tests.data.tones import RATE, TEXTS, folder_of, tone, write
+from tests.data.tones import RATE, TEXTS, folder_of, table, tone, write
 
 BYTES = tokenizers.load("bytes")
 FIELDS = dict(split="all", frames=40, mels=20, rate=RATE, length=12)
@@ -95,6 +95,13 @@ def test_a_cut_sound_is_heard_as_one_that_ends_there(manifest, pad):
     assert rows.describe().endswith(", 2 cut")
 
 
+def test_nothing_is_cut_off_of_a_sound_that_fits(manifest):
+    write(manifest.parent / "0.wav", tone(0)[:-30])  # 19 frames, and less than one more
+    both = [open_rows(manifest, **how) for how in ({}, dict(too_long="cut", frames=19))]
+    first, second = (rows.take(np.array([0]))["audio"][0, :19] for rows in both)
+    np.testing.assert_array_equal(first, second)
+
+
 def test_rows_keep_the_protocol_of_batches(manifest):
     rows = open_rows(manifest, **MASKS, pad="silence")
     batches = pipeline.Batches(rows, 2, shuffle=False, repeat=False)
@@ -121,6 +128,12 @@ def test_masks_are_drawn_by_seed_epoch_and_row_alone(manifest, fields):
     for name in whole:
         if name != "audio":
             np.testing.assert_array_equal(whole[name][:3], whole[name][3:6])
+
+
+def test_rows_of_one_sound_are_hidden_each_otherwise(manifest):
+    table(manifest, TEXTS[:1] * 2)
+    audio = open_rows(manifest, **MASKS).take(np.array([0, 1]), np.zeros(2))["audio"]
+    assert not np.array_equal(audio[0], audio[1])
 
 
 def test_in_evaluation_nothing_is_hidden(manifest):
@@ -184,6 +197,7 @@ def test_the_same_sounds_have_one_fingerprint_whatever_holds_them(tmp_path):
     assert rows[0].fingerprint == rows[1].fingerprint
     source = tmp_path / ".wav" / "talks" / "rows.jsonl"
     changes = (dict(frames=50), dict(length=30), dict(mels=19), dict(end=False), dict(rate=16_000))
+    changes += (dict(normalize="NFD"),)
     others = [open_rows(source, **change) for change in (*changes, dict(pad="silence"), MASKS)]
     assert len({r.fingerprint for r in (rows[0], *others)}) == len(others) + 1
 
@@ -224,6 +238,11 @@ def test_a_broken_sound_is_refused_by_name_or_skipped_and_counted(manifest, dama
     (manifest.parent / "2.wav").write_bytes(b"")
     with pytest.raises(config.InputError, match='no sounds in the split "all": 3 cannot be heard'):
         open_rows(manifest, broken="skip")
+
+
+def test_a_split_without_a_sound_is_refused_with_what_splits_are(manifest):
+    with pytest.raises(config.InputError, match='the split "test". Name manifests by their split'):
+        open_rows(manifest, split="test")
 
 
 def test_a_sound_without_a_text_is_refused_or_skipped_as_said(manifest):
