@@ -13,7 +13,7 @@ from bigmodel import checkpoint, compat, config
 from bigmodel import drawing as pictures
 from bigmodel import recipe as recipes
 from bigmodel.data import inputs as input_arrays
-from bigmodel.data import tokenizers
+from bigmodel.data import kinds, tokenizers
 from bigmodel.decode import beam, sampling
 from bigmodel.decode import generate as decoding
 from bigmodel.evaluate import baselines, make_eval_step
@@ -175,7 +175,8 @@ def sample(
             f"and --input label=NUMBER for a class."
         )
     tokenizer, recipe, inputs = run.tokenizer, run.recipe, inputs or {}
-    arrays = input_arrays.arrays(inputs, recipe.example, tokenizer)
+    data = recipe.config.data
+    arrays = input_arrays.arrays(inputs, recipe.example, tokenizer, data)
     rows = max([len(texts) for texts in inputs.values()], default=len(prompts))
     if len(prompts) < 2:  # none, or one for all
         prompts = [*prompts, ""][:1] * rows
@@ -186,7 +187,7 @@ def sample(
             )
     if not prompts:
         return []
-    ids = [np.concatenate([[tokenizer.bos], tokenizer.encode(prompt)]) for prompt in prompts]
+    ids = input_arrays.prompt_ids(prompts, tokenizer, data)
     if max_new_tokens is None and max_length is None:
         max_new_tokens = MOST_NEW_TOKENS
         if recipe.fields.get("position") == "learned":  # nobody asked for more than fits
@@ -201,6 +202,7 @@ def sample(
         num_return_sequences=num_return_sequences,
         multiple=rules.parts(recipe.mesh, dict(recipe.rules)["batch"]),
         inputs=arrays,
+        prefix="prefix" in kinds.row_shapes(recipe.fields, data),
     )
     drawing = sampling.Sampling(**options)
     with meshes.use(recipe.mesh, recipe.rules):

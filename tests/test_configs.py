@@ -70,6 +70,16 @@ PUBLISHED_PARAMETERS = {
     "clip.py:vit-b-16": 149_620_737,
     "clip.py:vit-l-14": 427_616_513,
     "siglip.py:base-patch16-224": 203_155_970,
+    # `safetensors.total` of google/paligemma-3b-pt-224; the larger ones are it and more positions,
+    # (image / 14)^2 of width 1152. LLaVA: llava-hf/llava-1.5-7b-hf; 13b is worked out: Llama 2's
+    # with 32,064 tokens (13,016,519,680), CLIP's (303,507,456), two products (31,467,520). Both less
+    # the last of CLIP's 24 layers and the norm after it, which nobody reads.
+    "paligemma.py:3b-224": 2_923_466_480,
+    "paligemma.py:3b-448": 2_923_466_480 + (1024 - 256) * 1152,
+    "paligemma.py:3b-896": 2_923_466_480 + (4096 - 256) * 1152,
+    "llava.py:1.5-7b": 7_063_427_072 - 12_598_272,
+    "llava.py:1.5-13b": 13_351_494_656 - 12_598_272,
+    "prefix_lm.py:124m": 124_439_808 - 1024 * 768,  # GPT-2 without learned positions
 }
 
 FILES = sorted(path.name for path in CONFIGS.glob("*.py"))

@@ -8,6 +8,7 @@ from bigmodel.models import (
     masked_autoencoder,
     recommender,
     two_towers,
+    vision_language,
     vit,
 )
 
@@ -23,5 +24,6 @@ FAMILIES = {
     ),
     "recommender": (recommender.Recommender, recommender.make),
     "two_towers": (two_towers.TwoTowers, two_towers.make),
+    "vision_language": (vision_language.VisionLanguage, vision_language.make),
     "vit": (vit.ViT, vit.make),
 }

@@ -20,6 +20,7 @@ from bigmodel.models import (
     masked_autoencoder,
     recommender,
     two_towers,
+    vision_language,
     vit,
 )
 from tests.quick import jit
@@ -221,6 +222,46 @@ FAMILIES |= {
         EMBEDDINGS,
         of_no_row=("logit_scale", "logit_bias"),
     ),
+}
+
+
+def shown(rows: int, seed: int) -> dict[str, np.ndarray]:
+    """Texts of 7 or 8 tokens in 9 places, among which 4 patches of an image stand."""
+    draw = np.random.default_rng(seed)
+    first = draw.integers(0, 3, (rows, 1))
+    segments = (np.arange(9) < draw.integers(7, 9, (rows, 1))).astype(np.int32)
+    return images(rows, seed) | {
+        "tokens": draw.integers(0, 19, (rows, 9)).astype(np.int32),
+        "image_positions": (first + np.arange(4)).astype(np.int32),
+        "segments": segments,
+    }
+
+
+def prefixed(rows: int, seed: int) -> dict[str, np.ndarray]:
+    """The same, image and a token after it seen from everywhere."""
+    batch = shown(rows, seed)
+    return batch | {"prefix": np.arange(9) <= batch["image_positions"][:, -1:] + 1}
+
+
+VISION_LANGUAGE: dict[str, Any] = dict(image=8, patch=4, vocab=19, length=9, position="rope")
+VISION_LANGUAGE |= dict(norm="rms", bias=False, kv_heads=2, hidden=24, image_width=8)
+VISION_LANGUAGE |= dict(image_layers=3, image_heads=2, image_hidden=0)
+LLAVA: dict[str, Any] = dict(connector="mlp", class_token=True, first_norm=True, last_norm=False)
+LLAVA |= dict(feedforward="swiglu", tied=False, patch_bias=False)
+PALIGEMMA: dict[str, Any] = dict(feedforward="geglu", norm_offset=1.0, embed_scale=True)
+FAMILIES |= {
+    name: Case(
+        vision_language.make,
+        VISION_LANGUAGE | fields,
+        batch,
+        ("hidden", "logits"),
+        segments=("segments", ("tokens",)),
+        per_token=("hidden", "logits"),
+    )
+    for name, fields, batch in (
+        ("llava", LLAVA, shown),
+        ("paligemma", PALIGEMMA, prefixed),
+    )
 }
 
 
