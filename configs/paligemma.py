@@ -39,7 +39,7 @@ GEMMA_2B = dict(
     hidden=16_384,
     length=8192,
 )
-TINY: dict = dict(vocab=264, width=64, layers=2, heads=4, kv_heads=1, hidden=128, length=64)
+TINY: dict = dict(vocab=264, width=64, layers=2, heads=4, kv_heads=2, hidden=128, length=64)
 TINY |= dict(image=8, channels=1, patch=2, image_width=48, image_layers=2, image_heads=4)
 
 SIZES: dict[str, dict] = {

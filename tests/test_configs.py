@@ -72,7 +72,7 @@ PUBLISHED_PARAMETERS = {
     "siglip.py:base-patch16-224": 203_155_970,
     # `safetensors.total` of google/paligemma-3b-pt-224; the larger ones are it and more positions,
     # (image / 14)^2 of width 1152. LLaVA: llava-hf/llava-1.5-7b-hf; 13b is worked out: Llama 2's
-    # with 32,064 tokens (13,016,519,680), CLIP's (303,507,456), two products (31,467,520). Both less
+    # with 32,064 tokens (13,016,519,680), CLIP's (303,507,456), products (31,467,520). Both less
     # the last of CLIP's 24 layers and the norm after it, which nobody reads.
     "paligemma.py:3b-224": 2_923_466_480,
     "paligemma.py:3b-448": 2_923_466_480 + (1024 - 256) * 1152,
