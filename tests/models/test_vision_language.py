@@ -93,6 +93,23 @@ def test_cached_decoding_is_the_full_forward_and_asks_the_image_once(name, paddi
     np.testing.assert_allclose(found[real], whole[real], rtol=1e-4, atol=1e-4)
 
 
+@over_names
+def test_each_patch_stands_at_its_own_place(name):
+    """In a tower whose layers add nothing, and without a prefix, a patch moves what comes after."""
+    image = params(name)["image"]
+    still = dict(image, image_layers=jax.tree.map(np.zeros_like, image["image_layers"]))
+    quiet, batch = dict(params(name), image=still), shown(1, 1)
+    before = program(name)(quiet, batch)["logits"][0]
+    for p, place in enumerate(batch["image_positions"][0]):
+        others = dict(batch, images=batch["images"].copy())
+        row, column = divmod(p, 2)
+        # Not all alike: a norm would take that away.
+        others["images"][0, 4 * row : 4 * row + 4, 4 * column : 4 * column + 2] += 1
+        moved = np.abs(program(name)(quiet, others)["logits"][0] - before).max(-1)
+        assert (moved[:place] == 0).all()
+        assert moved[place] > 1e-4
+
+
 def test_patches_are_placed_as_they_are():
     draw = np.random.default_rng(0)
     x, patches = draw.normal(size=(2, 6, 3)), draw.normal(size=(2, 2, 3))
