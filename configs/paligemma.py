@@ -14,8 +14,8 @@ All weights train, as in its pretraining and its transfers. Not as published: pr
 (WebLI) is not public; rate, decay, batch and steps are chosen here; and as weights from elsewhere
 are not read yet, from nothing this is a model of that shape alone.
 
-Measured: `tiny`, 300 steps of 32 in 34 s on two busy CPU cores after 25 s of compiling: of the
-bytes of held-out texts 81 % are told right (a digit has four wordings, and the first is asked).
+Measured: `tiny`, 600 steps of 32 in 65 s on two busy CPU cores, the compiler's time with it: of 64
+held-out digits it names 80 % when it takes the likeliest text, and by 300 steps 34 %.
 Not measured here: time, utilisation and scores of all other sizes.
 """
 
@@ -94,7 +94,7 @@ def get_config(size: str = "3b-224") -> ConfigDict:
 
 def tiny(config: ConfigDict) -> ConfigDict:
     """Digits of 8 x 8 pixels, inside scikit-learn, and their numbers in words."""
-    config.steps, config.batch = 300, 32
+    config.steps, config.batch = 600, 32
     config.model.dtype = "float32"
     config.data.update(source="digits", size=8, channels=1, patches=16, length=64)
     config.optimizer.update(name="adamw", weight_decay=0.01, clip=1.0)
