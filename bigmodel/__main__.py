@@ -163,7 +163,9 @@ def _generate(values: Values) -> None:
     elif streams:
         print()
     else:
-        whole = [p + text for p, texts in zip(prompts, samples, strict=True) for text in texts]
+        # An answer about an image does not go on where its question ends.
+        begun = [""] * len(prompts) if "image" in inputs else prompts
+        whole = [p + text for p, texts in zip(begun, samples, strict=True) for text in texts]
         if inputs:  # a line each, beside the lines of the input
             print("\n".join(" ".join(text.splitlines()) for text in whole))
         else:
@@ -277,7 +279,7 @@ COMMANDS = {
         Flag("prompts", str, "FILE", "many prompts, one a line"),
         *SAMPLING,
         Flag("out", str, "DIR", "where images go as PNG files, for a run that draws some"),
-        Flag("input", str, "NAME=FILE", "source=FILE (or TEXT), audio=FILE; label=NUMBER, repeated",
+        Flag("input", str, "NAME=FILE", "source (or =TEXT), image, audio; label=NUMBER, repeated",
              repeats=True),
         *DRAWING[2:],
         JSON,

@@ -13,7 +13,7 @@ from bigmodel import checkpoint, compat, config, hearing
 from bigmodel import drawing as pictures
 from bigmodel import recipe as recipes
 from bigmodel.data import inputs as input_arrays
-from bigmodel.data import tokenizers
+from bigmodel.data import kinds, tokenizers
 from bigmodel.decode import beam, sampling
 from bigmodel.decode import generate as decoding
 from bigmodel.evaluate import baselines, make_eval_step
@@ -175,8 +175,8 @@ def sample(
             f"and --input label=NUMBER for a class."
         )
     tokenizer, recipe, inputs = run.tokenizer, run.recipe, inputs or {}
-    of_data = recipe.config.data.to_dict()
-    arrays = input_arrays.arrays(inputs, recipe.example, tokenizer, of_data)
+    data = recipe.config.data
+    arrays = input_arrays.arrays(inputs, recipe.example, tokenizer, data)
     drawing = sampling.Sampling(**options)
     if hearing.hears(recipe):
         asked: dict[str, Any] = {"prompt": "".join(prompts) or None, **sampling.said(drawing)}
@@ -193,7 +193,7 @@ def sample(
             )
     if not prompts:
         return []
-    ids = [np.concatenate([[tokenizer.bos], tokenizer.encode(prompt)]) for prompt in prompts]
+    ids = input_arrays.prompt_ids(prompts, tokenizer, data)
     if max_new_tokens is None and max_length is None:
         max_new_tokens = MOST_NEW_TOKENS
         if (most := learned_positions(recipe)) is not None:  # nobody asked for more than fits
@@ -208,6 +208,7 @@ def sample(
         num_return_sequences=num_return_sequences,
         multiple=rules.parts(recipe.mesh, dict(recipe.rules)["batch"]),
         inputs=arrays,
+        prefix="prefix" in kinds.row_shapes(recipe.fields, data),
     )
     with meshes.use(recipe.mesh, recipe.rules):
         if num_beams == 1:

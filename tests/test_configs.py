@@ -70,6 +70,17 @@ PUBLISHED_PARAMETERS = {
     "clip.py:vit-b-16": 149_620_737,
     "clip.py:vit-l-14": 427_616_513,
     "siglip.py:base-patch16-224": 203_155_970,
+    # Both worked out from their config.json. PaliGemma: SigLIP So400m/14 without pooling
+    # (412,442,352), a product (2,361,344), Gemma 2B with 257,216 tokens (2,508,662,784); the larger
+    # ones have more positions. LLaVA: CLIP ViT-L/14 at 336 (303,507,456), two products (20,979,712
+    # and 31,467,520), Llama 2 with 32,064 tokens (6,738,939,904 and 13,016,519,680); less the last
+    # of CLIP's 24 layers and the norm after it, which nobody reads.
+    "paligemma.py:3b-224": 2_923_466_480,
+    "paligemma.py:3b-448": 2_923_466_480 + (1024 - 256) * 1152,
+    "paligemma.py:3b-896": 2_923_466_480 + (4096 - 256) * 1152,
+    "llava.py:1.5-7b": 7_063_427_072 - 12_598_272,
+    "llava.py:1.5-13b": 13_351_494_656 - 12_598_272,
+    "prefix_lm.py:124m": 124_439_808 - 1024 * 768,  # GPT-2 without learned positions
 }
 
 FILES = sorted(path.name for path in CONFIGS.glob("*.py"))

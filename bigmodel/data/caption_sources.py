@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from etils import epath
@@ -54,28 +54,35 @@ def digits(split: str) -> Source:
 
 
 def jsonl(name: str, where: str, hashed: str) -> Source:
-    """Lines {"image": path beside the file, "text": a text, or several that say the same}."""
+    """Lines {"image": path beside the file, "text": a text, or several that say the same}.
+
+    A line may have a "prompt": what is asked of the image, or of each of several texts.
+    """
     path = config.place(where, "data.source")
     if not path.is_file():
         near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise config.InputError(f'source "{name}": no such file.{config.nearest(path.name, near)}')
-    rows: list[tuple[str, epath.Path, tuple[str, ...]]] = []
+    rows: list[Row] = []
     known: list[Any] = [files.changed(str(path))]
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 row = f'source "{name}": line {number}'
-                image, texts = record(row, line)
-                rows.append((row, path.parent / image, texts))
-    for row, image_path, _ in rows:
+                image, texts, prompts = record(row, line)
+                rows.append((row, path.parent / image, texts, prompts))
+    for row, image_path, *_ in rows:
         if not image_path.is_file():
             raise config.InputError(f"{row}: there is no image {image_path}.")
         known.append(files.changed(str(image_path)))
     return captioned(name, known, rows, hashed)
 
 
-def record(row: str, line: bytes) -> tuple[str, tuple[str, ...]]:
-    """A line's path of an image, and its texts."""
+# Its name, the path of its image, texts, and their prompts or none.
+Row = tuple[str, epath.Path, tuple[str, ...], tuple[str, ...]]
+
+
+def record(row: str, line: bytes) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """A line's path of an image, its texts, and what is asked of each, or ()."""
     found = files.record_of(line, row)
     image, text = found.get("image"), found.get("text")
     texts = tuple(text) if isinstance(text, list) else (text,)
@@ -84,7 +91,16 @@ def record(row: str, line: bytes) -> tuple[str, tuple[str, ...]]:
             f'{row} must be {{"image": path, "text": a text or a list of texts}}; found '
             f"{line.decode(errors='replace').strip()[:80]}"
         )
-    return image, texts
+    if "prompt" not in found:
+        return image, texts, ()
+    prompt = found["prompt"]
+    prompts = tuple(prompt) if isinstance(prompt, list) else (prompt,) * len(texts)
+    if len(prompts) != len(texts) or not all(isinstance(p, str) for p in prompts):
+        raise config.InputError(
+            f'{row}: "prompt" must be a text, or a list of as many as the {len(texts)} of "text"; '
+            f"found {line.decode(errors='replace').strip()[:80]}"
+        )
+    return image, texts, prompts
 
 
 def captions(name: str, where: str, hashed: str) -> Source:
@@ -95,7 +111,8 @@ def captions(name: str, where: str, hashed: str) -> Source:
         raise config.InputError(
             f'source "{name}": no such folder.{config.nearest(root.name, near)}'
         )
-    rows, known = [], []
+    rows: list[Row] = []
+    known: list[Any] = []
     for path in sorted(image_sources.below(root), key=str):
         of_path = path.with_suffix(".txt")
         row = f'source "{name}": {path}'
@@ -105,23 +122,23 @@ def captions(name: str, where: str, hashed: str) -> Source:
             lines = of_path.read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError as error:
             raise config.InputError(f"{row}: its text is no UTF-8 ({error}).") from error
-        rows.append((row, path, tuple(line.strip() for line in lines if line.strip())))
+        rows.append((row, path, tuple(line.strip() for line in lines if line.strip()), ()))
         own = [files.changed(str(p)) for p in (path, of_path)]
         known.append([str(path).removeprefix(str(root)), *own])
     return captioned(name, known, rows, hashed)
 
 
-def captioned(name: str, known: Any, rows: Any, hashed: str) -> Source:
-    """Rows (its name, path of the image, texts) as a source; one without a text is refused."""
+def captioned(name: str, known: Any, rows: Sequence[Row], hashed: str) -> Source:
+    """Rows as a source; one without a text is refused."""
     if not rows:
         raise config.InputError(f'source "{name}" holds no images with texts.')
-    for row, _, texts in rows:
+    for row, _, texts, _ in rows:
         if not texts or not all(text.strip() for text in texts):
             raise config.InputError(f"{row} has an empty text; an image needs one at least.")
 
     def read() -> Iterator[Example]:
-        for row, path, texts in rows:
-            yield Example(row.partition('": ')[2], path.read_bytes(), "", texts)
+        for row, path, texts, prompts in rows:
+            yield Example(row.partition('": ')[2], path.read_bytes(), "", texts, prompts)
 
     fingerprint = hashlib.sha256(json.dumps(known).encode()).hexdigest()
     return Source(name, fingerprint, read, ("",), hashed)

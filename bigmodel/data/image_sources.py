@@ -19,7 +19,7 @@ from etils import epath
 from bigmodel import config
 from bigmodel.data import files, sources, store, tfds_source
 
-FORMAT = 1  # raise it when the same inputs would give other arrays
+FORMAT = 2  # raise it when the same inputs would give other arrays
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 KNOWN = ("digits", "images:FOLDER", "tfds:NAME[/CONFIG]")
 BROKEN = ("refuse", "skip")
@@ -29,13 +29,14 @@ SPLITS = {"train": ("train",), "validation": ("validation", "val", "valid"), "te
 class Example(NamedTuple):
     """An image as it was encoded; `label` is the name of its class, "" where it has none.
 
-    `texts` say what it shows, each in other words.
+    `texts` say what it shows, each in other words, or answer a prompt each.
     """
 
     name: str
     data: bytes
     label: str
     texts: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Images:
         classes: their names.
         broken: images that could not be decoded, and were left out.
         content: hash of all of it.
-        texts: [N] JSON of each image's name and its texts; None where it has no texts.
+        texts: [N] JSON of each image's name, texts and prompts; None where it has no texts.
     """
 
     data: np.ndarray
@@ -85,8 +86,8 @@ class Images:
     def encoded(self, index: int) -> bytes:
         return self.data[self.offsets[index] : self.offsets[index + 1]].tobytes()
 
-    def told(self, index: int) -> tuple[str, list[str]]:
-        """An image's name in its source, and its texts."""
+    def told(self, index: int) -> tuple[str, list[str], list[str]]:
+        """An image's name in its source, its texts, and the prompt of each, "" for none."""
         if self.texts is None:
             raise ValueError("these images have no texts")
         data, offsets = self.texts
@@ -273,8 +274,9 @@ def write_all(
             labels.append(number[example.label])
             content.update(digest + example.label.encode())
             if example.texts:
-                told.append(json.dumps([example.name, example.texts]).encode())
-                content.update(json.dumps(example.texts).encode())
+                asked = example.prompts or ("",) * len(example.texts)
+                told.append(json.dumps([example.name, example.texts, asked]).encode())
+                content.update(json.dumps([example.texts, asked]).encode())
     if not labels:
         raise config.InputError(
             f'source "{source.name}" has no images in the split "{split}"'
@@ -304,7 +306,8 @@ def fault(data: bytes) -> str:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return str(error).partition("\n")[0].replace(str(io.BytesIO), "bytes") or "unreadable"
+        told = str(error).partition("\n")[0].partition(" <_io")[0]
+        return told or "unreadable"
     return ""
 
 

@@ -5,7 +5,7 @@ import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,14 @@ class Texts:
     tokens: np.ndarray
     offsets: np.ndarray
     firsts: np.ndarray
+
+    def drawn(self, index: int, rng: np.random.Generator | None) -> int:
+        """The number of one of an image's texts; without a draw that of its first."""
+        first, end = self.firsts[index : index + 2]
+        return int(first) if rng is None else int(rng.integers(first, end))
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        return self.tokens[self.offsets[number] : self.offsets[number + 1]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,12 +114,10 @@ class Rows:
 
     def text(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
         """An image's tokens, with those that start and end a text.  int32 [at most T]"""
-        first, end = self.texts.firsts[index : index + 2]
-        chosen = first if rng is None else int(rng.integers(first, end))
-        start, stop = self.texts.offsets[chosen : chosen + 2]
+        tokens = self.texts[self.texts.drawn(index, rng)]
         before = [self.tokenizer.bos] if self.start else []
-        stop = min(stop, start + self.length - len(before) - 1)
-        return np.array([*before, *self.texts.tokens[start:stop], self.tokenizer.eos], np.int32)
+        room = self.length - len(before) - 1
+        return np.array([*before, *tokens[:room], self.tokenizer.eos], np.int32)
 
 
 def open_rows(
@@ -183,24 +189,47 @@ def prepare(
     shown: image_sources.Images, tokenizer: tokenizers.Tokenizer, *, root: str, report: Callable
 ) -> Texts:
     """The tokens of all texts, made once, kept below `root` (""): the user's cache."""
-    known = json.dumps([image_sources.FORMAT, "texts", shown.content, tokenizer.fingerprint])
+    known = [image_sources.FORMAT, "texts", shown.content, tokenizer.fingerprint]
+    of_image = lambda index: shown.told(index)[1]  # noqa: E731
+    return stored(known, len(shown), of_image, tokenizer.encode_many, root=root, report=report)
+
+
+def stored(
+    known: Sequence[Any],
+    images: int,
+    of_image: Callable[[int], list[str]],
+    encode: Callable[[list[str]], Sequence[np.ndarray]],
+    *,
+    root: str,
+    report: Callable,
+) -> Texts:
+    """The tokens of several texts of each of so many images, made once.
+
+    Args:
+        known: all that shapes them.
+        images: how many.
+        of_image: index -> its texts.
+        encode: texts -> tokens of each.
+        root: see `prepare`.
+        report: told while they are made.
+    """
 
     def write(scratch: pathlib.Path) -> dict[str, Any]:
         texts: list[str] = []
         firsts = [0]
-        for index in range(len(shown)):
-            texts += shown.told(index)[1]
+        for index in range(images):
+            texts += of_image(index)
             firsts.append(len(texts))
         pieces: list[np.ndarray] = []
         for at in range(0, len(texts), TEXTS_AT_A_TIME):
             report("texts", at, len(texts))
-            pieces += tokenizer.encode_many(texts[at : at + TEXTS_AT_A_TIME])
+            pieces += encode(texts[at : at + TEXTS_AT_A_TIME])
         np.save(scratch / "tokens.npy", np.concatenate(pieces).astype(np.int32))
         np.save(scratch / "offsets.npy", np.cumsum([0, *map(len, pieces)], dtype=np.int64))
         np.save(scratch / "firsts.npy", np.array(firsts, np.int64))
         return {}
 
-    arrays, _ = store.build(image_sources.place_of(known, root), write)
+    arrays, _ = store.build(image_sources.place_of(json.dumps(known), root), write)
     return Texts(arrays["tokens"], arrays["offsets"], arrays["firsts"])
 
 

@@ -2,12 +2,12 @@
 
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bigmodel import config
-from bigmodel.data import sounds, speech, tokenizers
+from bigmodel.data import image_sources, images, prompts, sounds, speech, tokenizers
 
 SHORTEST = 16  # tokens: shorter sources are padded to it, longer ones to a power of two
 
@@ -16,6 +16,7 @@ def source(
     texts: Sequence[str], tokenizer: tokenizers.Tokenizer, data: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
     """Texts for an encoder, each with its end token: `source` and its segments, [rows, S]."""
+    del data
     ids = [np.append(tokens, tokenizer.eos) for tokens in tokenizer.encode_many(texts)]
     S = 1 << (max(SHORTEST, *map(len, ids)) - 1).bit_length()
     found = {name: np.zeros((len(ids), S), np.int32) for name in ("source", "source_segments")}
@@ -47,14 +48,75 @@ def audio(
     return speech.sound_arrays(heard, A, pad)
 
 
-# name of what a model's batch holds -> (texts, tokenizer, fields of the data) -> [rows, ...]
-INPUTS: Mapping[str, Callable[..., dict[str, np.ndarray]]] = {"source": source, "audio": audio}
-LIST = ".txt"  # of names of files, one a line
-HOW = {
-    "source": "a source besides prompts: --input source=FILE, a text a line, or source=TEXT",
-    "audio": "sound besides prompts: --input audio=FILE, which ends in "
-    f"{', '.join(sounds.SUFFIXES)}, or a {LIST} file of such names, one a line",
+def image(
+    paths: Sequence[str], tokenizer: tokenizers.Tokenizer, data: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """Files of images as the run's data has them in evaluation: `images` [rows, H, W, C]."""
+    del tokenizer
+    encoded = []
+    for path in paths:
+        if not pathlib.Path(path).is_file():
+            raise config.InputError(f"input image: no such file, {path}.")
+        encoded.append(pathlib.Path(path).read_bytes())
+        if why := image_sources.fault(encoded[-1]):
+            raise config.InputError(f"input image: {path} is no whole image ({why}).")
+    pixels = np.frombuffer(b"".join(encoded), np.uint8)
+    offsets, labels = np.cumsum([0, *map(len, encoded)]), np.zeros(len(encoded), np.int32)
+    shown = image_sources.Images(pixels, offsets, labels, ("",), 0, "")
+    fields = {name: data[name] for name in ("size", "channels", "mean", "std")}
+    plain: dict[str, Any] = dict(crop=(), flip=False, randaugment=(), mixup=0.0, cutmix=0.0)
+    how = images.How(**fields, **plain)
+    found = images.Rows("", "", shown, how, 0).take(np.arange(len(encoded)))
+    return {"images": found["images"]}
+
+
+class Input(NamedTuple):
+    """What a model reads besides prompts.
+
+    Attributes:
+        reads: name in the batch of a model that does.
+        make: (texts, tokenizer, fields of the config's data) -> arrays [rows, ...].
+        told: it, and what the command takes, for messages.
+    """
+
+    reads: str
+    make: Callable[..., dict[str, np.ndarray]]
+    told: str
+
+
+LIST = ".txt"  # of names of sounds, one a line
+INPUTS: Mapping[str, Input] = {
+    "source": Input(
+        "source",
+        source,
+        "a source besides prompts: --input source=FILE, a text a line, or --input source=TEXT",
+    ),
+    "image": Input(
+        "image_positions",
+        image,
+        "an image besides each prompt: --input image=FILE, of an image, or of paths, one a line",
+    ),
+    "audio": Input(
+        "audio",
+        audio,
+        "sound besides prompts: --input audio=FILE, which ends in "
+        f"{', '.join(sounds.SUFFIXES)}, or a {LIST} file of such names, one a line",
+    ),
 }
+
+
+def prompt_ids(
+    texts: Sequence[str], tokenizer: tokenizers.Tokenizer, data: Mapping[str, Any]
+) -> list[np.ndarray]:
+    """Prompts as the rows of a run's data begin: bos and text, or as their template says.
+
+    An id below 0 is the place of an image's patch.
+    """
+    if data["kind"] not in ("prompted_text", "prompted_images"):
+        return [np.concatenate([[tokenizer.bos], tokenizer.encode(text)]) for text in texts]
+    shown = data["kind"] == "prompted_images"
+    ids = prompts.template(data["template"], images=shown).ids(texts, tokenizer)
+    return [prompts.with_patches(one, data["patches"]) for one in ids] if shown else ids
 
 
 def arrays(
@@ -71,7 +133,7 @@ def arrays(
         tokenizer: of the run.
         data: fields of the run's data.
     """
-    wanted = [name for name in INPUTS if name in example]
+    wanted = [name for name, of in INPUTS.items() if of.reads in example]
     for name in given:
         if name not in wanted:
             takes = ", ".join(wanted) or "none: it reads prompts alone"
@@ -80,10 +142,10 @@ def arrays(
             )
     for name in wanted:
         if name not in given:
-            raise config.InputError(f"this model reads {HOW[name]}.")
+            raise config.InputError(f"this model reads {INPUTS[name].told}.")
     found: dict[str, np.ndarray] = {}
     for name, texts in given.items():
-        found |= INPUTS[name](texts, tokenizer, data)
+        found |= INPUTS[name].make(texts, tokenizer, data)
     return found
 
 
@@ -92,6 +154,7 @@ def parse(given: str) -> tuple[str, list[str]]:
 
     "audio=FILE" -> that name of a file, or those that a list of names has, which lie beside it.
     What has no white space and looks like a file's name is no text: a slip would be read as one.
+    Of an image the file is what is meant, unless it holds the paths of several, one a line.
     """
     name, equals, value = given.partition("=")
     if not equals or not name or not value:
@@ -101,6 +164,8 @@ def parse(given: str) -> tuple[str, list[str]]:
         is_file = path.is_file()
     except (OSError, ValueError):  # longer than any name, or with a zero in it
         is_file = False
+    if name == "image" and value.lower().endswith(image_sources.SUFFIXES):
+        return name, [value]
     if not is_file:
         if name == "audio" or (len(value.split()) == 1 and ("/" in value or path.suffix)):
             files = [str(f) for f in path.parent.glob("*")] if path.parent.is_dir() else []

@@ -18,6 +18,10 @@ from bigmodel.data import (
     latents,
     masked_text,
     pairs,
+    prefix_text,
+    prompted_images,
+    prompted_text,
+    prompts,
     spans,
     speech,
     text,
@@ -32,6 +36,9 @@ KINDS: dict[str, Callable] = {
     "latents": latents.open_rows,
     "masked_text": masked_text.open_rows,
     "pairs": pairs.open_rows,
+    "prefix_text": prefix_text.open_rows,
+    "prompted_images": prompted_images.open_rows,
+    "prompted_text": prompted_text.open_rows,
     "spans": spans.open_rows,
     "speech": speech.open_rows,
     "text": text.open_rows,
@@ -46,6 +53,9 @@ SHAPES: dict[str, Callable] = {
     "latents": latents.row_shapes,
     "masked_text": masked_text.row_shapes,
     "pairs": pairs.row_shapes,
+    "prefix_text": prefix_text.row_shapes,
+    "prompted_images": prompted_images.row_shapes,
+    "prompted_text": prompts.row_shapes,
     "spans": pairs.row_shapes,
     "speech": speech.row_shapes,
     "text": text.row_shapes,
@@ -60,6 +70,17 @@ def fields(opener: Callable) -> dict[str, Any]:
     found = {"source": inspect.signature(opener).parameters["source"].default}
     schema = config.schema(opener)
     return found | {name: default for name, (_, default) in schema.items() if name not in RUNTIME}
+
+
+def row_shapes(model: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, tuple]:
+    """Arrays of a row: name -> (shape, dtype); {} of a kind that tells only with its rows.
+
+    Args:
+        model: fields of a config's model.
+        data: fields of its data, `kind` with them.
+    """
+    kind = data["kind"]
+    return SHAPES[kind]({**model, **data}) if kind in SHAPES else {}
 
 
 def open_rows(opener: Callable, given: Mapping[str, Any], **runtime: Any) -> Any:

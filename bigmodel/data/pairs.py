@@ -169,11 +169,8 @@ def open_rows(
     found = pair_sources.find(
         source, split, fields=(source_field, target_field), extensions=extensions
     )
-    shaped_by = [FORMAT, source, found.fingerprint, split, tokenizer.fingerprint, normalize]
-    shaped_by += [unicodedata.unidata_version]
-    key = hashlib.sha256(json.dumps(["pairs", *shaped_by]).encode()).hexdigest()[:32]
-    write = functools.partial(_prepare, found, split, tokenizer, normalize, progress)
-    _, arrays, notes = cache.built(key, cache_dir, write)
+    how: dict[str, Any] = dict(normalize=normalize, cache_dir=cache_dir, progress=progress)
+    arrays, notes = prepared(found, split, tokenizer, **how)
     limits = {"source": source_length - 1, "target": length - 1}
     chosen = _usable(arrays, notes, limits, too_long, empty)
     skipped = len(arrays["bytes"]) - len(chosen)
@@ -184,6 +181,23 @@ def open_rows(
         )
     lengths = (source_length, length)
     return Rows(source, split, tokenizer, arrays, notes["content"], chosen, *lengths, skipped)
+
+
+def prepared(
+    found: pair_sources.PairSource,
+    split: str,
+    tokenizer: tokenizers.Tokenizer,
+    *,
+    normalize: str,
+    cache_dir: str,
+    progress: cache.Progress | None,
+) -> tuple[Mapping[str, np.ndarray], Mapping[str, Any]]:
+    """All pairs of a split as arrays, made on first use, and what was noted of them."""
+    shaped_by = [FORMAT, found.name, found.fingerprint, split, tokenizer.fingerprint, normalize]
+    shaped_by += [unicodedata.unidata_version]
+    key = hashlib.sha256(json.dumps(["pairs", *shaped_by]).encode()).hexdigest()[:32]
+    write = functools.partial(_prepare, found, split, tokenizer, normalize, progress)
+    return cache.built(key, cache_dir, write)[1:]
 
 
 def row_shapes(fields: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -209,12 +223,12 @@ def _usable(
         long, none = np.flatnonzero(lengths > most), np.flatnonzero(lengths == 0)
         if len(none) and empty == "refuse":
             raise config.InputError(
-                f"{_where(arrays, notes, none[0])}: its {name} is empty, as in {len(none):,} of "
+                f"{where(arrays, notes, none[0])}: its {name} is empty, as in {len(none):,} of "
                 f"{pairs:,} pairs. Mend them, or leave them out by data.empty = 'skip'."
             )
         if len(long) and too_long == "refuse":
             raise config.InputError(
-                f"{_where(arrays, notes, long[0])}: its {name} has {lengths[long[0]]:,} tokens and "
+                f"{where(arrays, notes, long[0])}: its {name} has {lengths[long[0]]:,} tokens and "
                 f"an end, as {len(long):,} of {pairs:,} pairs are longer than data.{field} = "
                 f"{most + 1}; the longest has {lengths.max() + 1:,}. Allowed besides are "
                 "data.too_long = 'skip' (leaves them out) and 'cut'."
@@ -225,7 +239,7 @@ def _usable(
     return np.flatnonzero(usable)
 
 
-def _where(arrays: Mapping[str, np.ndarray], notes: Mapping[str, Any], pair: int) -> str:
+def where(arrays: Mapping[str, np.ndarray], notes: Mapping[str, Any], pair: int) -> str:
     return f"{notes['paths'][arrays['file'][pair]]}: line {arrays['row'][pair]}"
 
 

@@ -51,6 +51,7 @@ def generate(
     rows: int = 64,
     multiple: int = 1,
     inputs: Mapping[str, np.ndarray] | None = None,
+    prefix: bool = False,
 ) -> list[np.ndarray]:
     """Samples that go on where the prompts end.
 
@@ -73,6 +74,7 @@ def generate(
         rows: most rows at a time.
         multiple: the number of rows is rounded up to it: devices that a mesh cuts the batch over.
         inputs: what the model reads besides, [prompts, ...] each: a source, and its segments.
+        prefix: whether the tokens of a prompt all see each other.
 
     Returns:
         One int32 array of new tokens per sample, those of the first prompt first. It ends with the
@@ -87,7 +89,7 @@ def generate(
         texts = [np.asarray(prompts[i], np.int32) for _, i, _ in addresses]
         left = [prompting.limit(len(text), max_new_tokens, max_length) for text in texts]
         _fill(texts, addresses, left, multiple)
-        batch = prompting.left_padded(texts) | prompting.rows_of(inputs, addresses)
+        batch = prompting.left_padded(texts, prefix=prefix) | prompting.rows_of(inputs, addresses)
         stream = _stream(model, params, rules, batch, addresses, left, block)
         for tokens in stream:
             for index, drawn in enumerate(tokens, start):

@@ -41,18 +41,33 @@ class Functions(Protocol):
         """(params, batch, length) -> an empty cache"""
 
 
-def left_padded(texts: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """Prompts as a batch: tokens at the right end, segment 0 before them.  [B, T]"""
+def left_padded(texts: list[np.ndarray], *, prefix: bool = False) -> dict[str, np.ndarray]:
+    """Prompts as a batch: tokens at the right end, segment 0 before them.  [B, T]
+
+    Where an id is below 0 a patch of an image stands: such places are `image_positions` [B, P],
+    -1 in rows that have none, and the token there is one of the prompt, which nobody reads.
+
+    Args:
+        texts: ids of each prompt.
+        prefix: whether prompts are seen from everywhere.
+    """
     longest = max(SHORTEST, *map(len, texts))
     T = 1 << (longest - 1).bit_length()
     batch = {
         name: np.zeros((len(texts), T), np.int32) for name in ("tokens", "segments", "positions")
     }
+    P = max(int((text < 0).sum()) for text in texts)
+    batch |= {"image_positions": np.full((len(texts), P), -1, np.int32)} if P else {}
+    batch |= {"prefix": np.zeros((len(texts), T), bool)} if prefix else {}
     for row, text in enumerate(texts):
         own = slice(T - len(text), T)
-        batch["tokens"][row, own] = text
+        batch["tokens"][row, own] = np.where(text < 0, text.max(), text)
         batch["segments"][row, own] = 1
         batch["positions"][row, own] = np.arange(len(text))
+        if prefix:
+            batch["prefix"][row, own] = True
+        if len(places := np.flatnonzero(text < 0)):
+            batch["image_positions"][row, : len(places)] = places + T - len(text)
     return batch
 
 

@@ -1,6 +1,7 @@
 """Multi-head latent attention: queries, keys and values out of narrow vectors."""
 
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -65,6 +66,7 @@ class LatentAttention(nn.Module):
         window: int,
         layer: jax.Array | int,
         cache: dict[str, jax.Array] | None,
+        seen: Mapping[str, jax.Array] = types.MappingProxyType({}),
     ) -> tuple[jax.Array, dict[str, jax.Array] | None]:
         del keys  # no probability is dropped
         plain, H = self.plain_dim, self.heads
@@ -81,7 +83,7 @@ class LatentAttention(nn.Module):
         q = jnp.concatenate([plain_q, turned_q], axis=-1)
         k = jnp.concatenate([plain_k, turned_k], axis=-1)
 
-        options: dict[str, Any] = dict(window=window, scale=self.scale)
+        options: dict[str, Any] = dict(window=window, scale=self.scale) | dict(seen)
         out, cache = attend_or_extend(self.attend, q, k, v, segments, layer, cache, **options)
         out = nn.with_logical_constraint(out, ("batch", "length", "act_heads", None))
         product = Einsum(

@@ -10,6 +10,7 @@ from bigmodel.models import (
     speech,
     speech_encoder,
     two_towers,
+    vision_language,
     vit,
 )
 
@@ -27,5 +28,6 @@ FAMILIES = {
     "speech": (speech.Speech, speech.make),
     "speech_encoder": (speech_encoder.SpeechEncoder, speech_encoder.make),
     "two_towers": (two_towers.TwoTowers, two_towers.make),
+    "vision_language": (vision_language.VisionLanguage, vision_language.make),
     "vit": (vit.ViT, vit.make),
 }

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bigmodel.layers import attention, block, dropout, positions, stack
+from bigmodel.layers import attention, block, dropout, placing, positions, stack
 from bigmodel.layers import experts as expert_layers
 from bigmodel.layers.linear import Table
 from bigmodel.models import transformer, unembedding
@@ -21,6 +21,10 @@ class Decoder(nn.Module):
     Radford et al. 2019 (GPT-2), Touvron et al. 2023 (Llama, arXiv:2302.13971), Jiang et al. 2023
     (Mistral, arXiv:2310.06825), Yang et al. 2025 (Qwen3, arXiv:2505.09388), Gemma Team 2024 and
     2025 (arXiv:2408.00118, arXiv:2503.19786).
+
+    Causal, but for what a batch's `prefix` [B, T] marks: those tokens are seen from everywhere in
+    their document (prefix LM: Liu et al. 2018, arXiv:1801.10198; Raffel et al. 2020,
+    arXiv:1910.10683, section 3.2.1). With a cache a prefix sees no more than is given at once.
 
     Attributes:
         vocab: V, rows of the embedding table.
@@ -168,10 +172,10 @@ class Decoder(nn.Module):
         key = (rngs or {}).get("dropout")
         if cache is not None:
             segments = jnp.ones_like(tokens) if segments is None else segments
-            seen = jax.lax.dynamic_update_slice(cache["segments"], segments, (0, start))
-            cache = cache | {"segments": seen}
+            held = jax.lax.dynamic_update_slice(cache["segments"], segments, (0, start))
+            cache = cache | {"segments": held}
 
-        x = self.embed(tokens, where)
+        x = self.embed(batch, where)
         # One number past the last layer: the embedding's masks are no layer's.
         embed_keys = dropout.row_keys(key, self.layers, rows)
         x = dropout.dropout(x, embed_keys, rate=self.dropout, site=0, indices=indices)
@@ -179,6 +183,7 @@ class Decoder(nn.Module):
 
         angles = self.angles(where)
         side = {"rows": rows, "indices": indices, "segments": segments, "angles": angles}
+        side["seen"] = self.seen(batch, cache, start)
         sums: dict = {}
         for name, first, end, dense in self.stacks():
             layer_block = transformer.make_block(self, dense=dense)
@@ -219,6 +224,7 @@ class Decoder(nn.Module):
             return layer_block.apply(
                 *({"params": params}, x, side["segments"], side["angles"][kind], keys),
                 **dict(indices=side["indices"], window=window, layer=layer, cache=cache),
+                seen=side["seen"],
             )
 
         return of_layer
@@ -232,12 +238,25 @@ class Decoder(nn.Module):
         turn = first % len(self.pattern)
         return run(body, params, x, side, cache, self.pattern[turn:] + self.pattern[:turn])
 
-    def embed(self, tokens: jax.Array, where: jax.Array) -> jax.Array:
+    def seen(self, batch: Batch, cache: dict | None, start: jax.Array | int) -> dict:
+        """Which keys are seen from everywhere: {"prefix": bool [B, S]}, or {} where none are."""
+        if "prefix" not in batch:
+            return {}
+        prefix = batch["prefix"].astype(bool)
+        if cache is not None:
+            none = jnp.zeros(cache["segments"].shape, bool)
+            prefix = jax.lax.dynamic_update_slice(none, prefix, (0, start))
+        return {"prefix": prefix}
+
+    def embed(self, batch: Batch, where: jax.Array) -> jax.Array:
+        tokens = batch["tokens"]
         dtypes = dict(dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype))
         init = nn.initializers.normal(self.init_std or 0.02)
         x = Table(self.vocab, self.width, ("vocab", "embed"), init, **dtypes, name="embed")(tokens)
         if self.embed_scale:
             x = x * jnp.asarray(math.sqrt(self.width), x.dtype)
+        if "patches" in batch:
+            x = placing.placed(x, batch["patches"], batch["image_positions"])
         if self.position == "learned":
             axes = ("positions", "embed")
             x = x + Table(self.length, self.width, axes, init, **dtypes, name="positions")(where)

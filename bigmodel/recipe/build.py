@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bigmodel import config, models, objectives, optimizers
-from bigmodel.data import tokenizers
+from bigmodel import config, models, objectives, optimizers, trees
+from bigmodel.data import kinds, tokenizers
 from bigmodel.layers import linear
 from bigmodel.models.handle import Model
 from bigmodel.objectives import Objective
@@ -89,7 +89,9 @@ class Recipe:
         """memory[i] = disk[order[i]], where a pipeline wants layers in another order."""
         if self.pipeline is None or self.pipeline.repeats == 1:
             return None
-        return self.pipeline.order(jax.tree.leaves(self.boxed_params["layers"])[0].shape[0])
+        boxes = trees.flatten(self.boxed_params, is_leaf=rules.is_box)
+        layers = next(box for path, box in boxes.items() if "layers" in path.split("/"))
+        return self.pipeline.order(layers.value.shape[0])
 
     @property
     def compiler_options(self) -> dict[str, Any]:
@@ -285,15 +287,16 @@ def make_model(
         return table[name](**fields), fields
     module, builder = models.FAMILIES[name]
     model_checks.model(name, fields, length=row_length(values))
-    model_checks.images(fields, values.data)
-    model_checks.sounds(fields, values.data)
-    model_checks.texts(fields, values.data)
+    model_checks.rows(fields, values.data)
     mesh, pipeline = layout.mesh, layout.pipeline
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     bound: dict[str, Any] = {}
     if "attention" in fields:
         blocks = {name: n for name, n in values.compiler.items() if name in splash.BLOCKS}
-        given = (fields["attention"], mesh, layout.rules, fields, blocks)
+        asked = fields | {"prefix": "prefix" in kinds.row_shapes(fields, values.data)}
+        # Patches do not follow their places into another order of the row.
+        asked |= {"context_attention": "none"} if "connector" in fields else {}
+        given = (fields["attention"], mesh, layout.rules, asked, blocks)
         bound["attend"] = kernels.make_attention(*given)
         # Measured: docs/performance.md. A length cut over the mesh is not merged with the batch.
         cut = on_cpu and layout.length_parts == 1

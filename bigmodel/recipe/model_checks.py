@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bigmodel import config
+from bigmodel.data import kinds
 from bigmodel.layers import feedforward, stack
 from bigmodel.recipe.checks import at_least, divisors, known
 from bigmodel.sharding import kernels
@@ -11,6 +12,7 @@ from bigmodel.sharding import kernels
 COUNTS = (
     *("vocab", "width", "layers", "heads", "length", "image", "channels", "patch"),
     *("text_width", "text_layers", "text_heads", "text_length", "joint", "mels"),
+    *("image_width", "image_layers", "image_heads"),
 )
 SIZES = (
     *("kv_heads", "head_dim", "hidden", "window", "rope_original_length", "init_std"),
@@ -52,8 +54,14 @@ def model(name: str, fields: Mapping[str, Any], *, length: int) -> None:
     for field in ("remat_save", "remat_offload"):
         for activation in fields.get(field, ()):
             known(f"model.{field}", activation, stack.ACTIVATIONS)
-    if name == "decoder":
+    if name in ("decoder", "vision_language"):
         decoder(fields)
+
+
+def rows(fields: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """What the data says of its rows must be what the model takes."""
+    for check in (images, sounds, texts, prompts):
+        check(fields, data)
 
 
 def images(fields: Mapping[str, Any], data: Mapping[str, Any]) -> None:
@@ -74,6 +82,25 @@ def sounds(fields: Mapping[str, Any], data: Mapping[str, Any]) -> None:
                 f"data.{field} = {data[field]}: the model takes sounds of model.{field} = "
                 f"{fields[field]}; the two must be equal."
             )
+
+
+def prompts(fields: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """A model that is shown images in a text must find them in the data's rows."""
+    shown = "connector" in fields
+    if data["kind"] in kinds.KINDS and shown != (data["kind"] == "prompted_images"):
+        law = "is shown images in a text" if shown else "is not shown the images of a text"
+        raise config.InputError(
+            f"data.kind = {data['kind']!r}: the model {law}; the family 'vision_language' goes "
+            "with the kind 'prompted_images', and no other with either."
+        )
+    if not shown or "patches" not in data or fields["image"] % fields["patch"]:
+        return
+    P = (fields["image"] // fields["patch"]) ** 2
+    if data["patches"] != P:
+        raise config.InputError(
+            f"data.patches = {data['patches']}: the model makes {P} of an image, (model.image / "
+            f"model.patch)^2 = ({fields['image']} / {fields['patch']})^2; the two must be equal."
+        )
 
 
 def texts(fields: Mapping[str, Any], data: Mapping[str, Any]) -> None:

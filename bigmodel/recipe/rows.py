@@ -59,7 +59,7 @@ def batch_spec(recipe: "build.Recipe") -> dict[str, jax.ShapeDtypeStruct]:
     data = recipe.config.data
     if data.kind not in kinds.SHAPES:
         return train_batches(recipe).spec
-    row = kinds.SHAPES[data.kind]({**recipe.fields, **data.to_dict()}) | {"rows": ((), "int32")}
+    row = kinds.row_shapes(recipe.fields, data) | {"rows": ((), "int32")}
     return {
         name: jax.ShapeDtypeStruct((recipe.batch, *shape), dtype)
         for name, (shape, dtype) in row.items()

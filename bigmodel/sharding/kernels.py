@@ -28,7 +28,7 @@ PLATFORMS = {"splash": "tpu", "cudnn": "gpu"}
 # What attention asks of a model whose config does not say it.
 PLAIN_FIELDS: dict[str, Any] = {
     **dict(attention_dropout=0.0, attention_softcap=0.0, head_dim=0, rope_dim=0),
-    **dict(context_attention="none"),
+    **dict(context_attention="none", prefix=False),
 }
 
 
@@ -42,6 +42,8 @@ def attention_for(name: str, platform: str, fields: Mapping[str, Any]) -> str:
         return name
     if platform == "cpu":
         return "banded"
+    if fields.get("prefix"):  # what no kernel knows
+        return "chunked"
     if platform == "tpu" and not fields["attention_dropout"]:
         return "splash"
     if platform == "gpu" and not fields["attention_dropout"] and not beyond_cudnn(fields):
@@ -62,7 +64,7 @@ def make_attention(
         name: "auto", a name of PLAIN, "splash" or "cudnn".
         mesh: of the run.
         table: its rules.
-        fields: the model's.
+        fields: the model's, and `prefix`: whether its rows have one.
         blocks: of the splash kernel, keyword arguments of `splash`; None: its own.
 
     Raises:
@@ -81,6 +83,11 @@ def make_attention(
         raise config.InputError(
             f"model.attention = 'cudnn' cannot run {why}; "
             f"allowed here are auto, {', '.join(PLAIN)}."
+        )
+    if name in PLATFORMS and fields["prefix"]:
+        raise config.InputError(
+            f"model.attention = {name!r}: the kernel is causal, and rows of this data have a "
+            f"prefix; allowed are auto, {', '.join(PLAIN)}."
         )
     local = local_kernel(name, blocks)
     known = dict(table)
@@ -121,6 +128,11 @@ def check_context(mesh: Mesh, known: Mapping[str, Any], fields: Mapping[str, Any
             f"over mesh axis {context.AXIS!r} alone, or None."
         )
     n, tensor = mesh.shape[context.AXIS], rules.parts(mesh, known["act_heads"])
+    if fields["prefix"]:
+        raise config.InputError(
+            f"mesh.context = {n}: attention over a length that is cut is causal, and rows of this "
+            "data have a prefix; allowed is 1."
+        )
     if fields["context_attention"] == "none":
         raise config.InputError(
             f"mesh.context = {n}: this model's attention does not go over a length that is cut; "
@@ -175,6 +187,8 @@ def aligned(
     """
     if dropout and keys is not None:
         raise ValueError("this attention kernel cannot drop probabilities")
+    if multiples[1] > 1 and "prefix" in options:  # a ring's rows lie in another order
+        raise ValueError("attention over a length that is cut knows no prefix")
     # What no kernel knows: a bias, a prefix.
     from_start = isinstance(offset, int) and offset == 0 and not options.keys() & {"bias", "prefix"}
     fits = q.shape[0] % multiples[0] == q.shape[1] % multiples[1] == 0

@@ -22,7 +22,20 @@ from bigmodel.models import (
     speech,
     speech_encoder,
     two_towers,
+    vision_language,
     vit,
+)
+from tests.models.batches import (
+    captioned,
+    histories,
+    images,
+    noisy_images,
+    pairs,
+    prefixed,
+    shown,
+    sounds,
+    spoken,
+    texts,
 )
 from tests.quick import jit
 
@@ -51,58 +64,6 @@ class Case:
     segments: tuple[str, tuple[str, ...]] | None = None
     per_token: tuple[str, ...] = ()
     of_no_row: tuple[str, ...] = ()
-
-
-def images(rows: int, seed: int) -> dict[str, np.ndarray]:
-    draw = np.random.default_rng(seed)
-    pixels = draw.normal(size=(rows, 8, 8, 3)).astype(np.float32)
-    return {"images": pixels, "rows": np.arange(rows, dtype=np.int32)}
-
-
-def noisy_images(rows: int, seed: int) -> dict[str, np.ndarray]:
-    draw = np.random.default_rng(seed + 1)
-    labels = draw.integers(0, 5, rows).astype(np.int32)
-    time = draw.uniform(size=rows).astype(np.float32)
-    return images(rows, seed) | {"labels": labels, "noise_time": time}
-
-
-def texts(rows: int, seed: int) -> dict[str, np.ndarray]:
-    """Two texts packed in a row, of two types of token each, and padding."""
-    draw = np.random.default_rng(seed)
-    T = 8
-    first, second = draw.integers(2, 4, rows), draw.integers(2, 4, rows)
-    place = np.arange(T)[None]
-    ends = np.stack([first, first + second])[..., None]
-    segments = np.where(place < ends[0], 1, np.where(place < ends[1], 2, 0))
-    positions = np.where(segments == 2, place - ends[0], place) * (segments > 0)
-    return {
-        "tokens": draw.integers(0, 19, (rows, T)).astype(np.int32),
-        "token_types": draw.integers(0, 2, (rows, T)).astype(np.int32),
-        "segments": segments.astype(np.int32),
-        "positions": positions.astype(np.int32),
-        "rows": np.arange(rows, dtype=np.int32),
-    }
-
-
-def pairs(rows: int, seed: int) -> dict[str, np.ndarray]:
-    """Sources of 3 to 7 tokens in 8 places, and as many tokens in all rows."""
-    draw = np.random.default_rng(seed)
-    real = np.arange(8) < draw.integers(3, 8, (rows, 1))
-    return {
-        "source": draw.integers(0, 17, (rows, 8)).astype(np.int32),
-        "source_segments": real.astype(np.int32),
-        "tokens": draw.integers(0, 17, (rows, 6)).astype(np.int32),
-        "rows": np.arange(rows, dtype=np.int32),
-    }
-
-
-def histories(rows: int, seed: int) -> dict[str, np.ndarray]:
-    """Items 1 to 19, padded on the left."""
-    draw = np.random.default_rng(seed)
-    real = np.arange(7) >= draw.integers(1, 5, (rows, 1))
-    tokens = np.where(real, draw.integers(1, 20, real.shape), 0).astype(np.int32)
-    rows_ = np.arange(rows, dtype=np.int32)
-    return {"tokens": tokens, "segments": real.astype(np.int32), "rows": rows_}
 
 
 RECOMMENDERS: dict[str, dict[str, Any]] = {
@@ -194,14 +155,6 @@ FAMILIES |= {
 }
 
 
-def captioned(rows: int, seed: int) -> dict[str, np.ndarray]:
-    draw = np.random.default_rng(seed)
-    tokens = draw.integers(0, 11, (rows, 6)).astype(np.int32)
-    lengths = draw.integers(2, 6, rows)
-    segments = (np.arange(6) < lengths[:, None]).astype(np.int32)
-    return images(rows, seed) | {"tokens": tokens, "segments": segments}
-
-
 TOWERS: dict[str, Any] = dict(image=8, patch=4, vocab=11, text_length=6, joint=16)
 TOWERS |= dict(text_width=8, text_layers=2, text_heads=2, init_std=0.02)
 SIGLIP: dict[str, Any] = dict(patch_bias=True, first_norm=False, pooling="attention")
@@ -226,22 +179,6 @@ FAMILIES |= {
 }
 
 
-def sounds(rows: int, seed: int) -> dict[str, np.ndarray]:
-    """Sounds of 3 to 11 frames in 12 places."""
-    draw = np.random.default_rng(seed)
-    real = np.arange(12) < draw.integers(3, 12, (rows, 1))
-    return {
-        "audio": draw.normal(size=(rows, 12, 5)).astype(np.float32),
-        "audio_segments": real.astype(np.int32),
-        "rows": np.arange(rows, dtype=np.int32),
-    }
-
-
-def spoken(rows: int, seed: int) -> dict[str, np.ndarray]:
-    tokens = np.random.default_rng(seed + 1).integers(0, 17, (rows, 6)).astype(np.int32)
-    return sounds(rows, seed) | {"tokens": tokens}
-
-
 SOUND = dict(vocab=17, mels=5, frames=12)
 FAMILIES |= {
     "speech": Case(
@@ -258,6 +195,28 @@ FAMILIES |= {
         ("frame_logits", "hidden"),
         ("audio_segments", ("audio",)),
     ),
+}
+
+
+VISION_LANGUAGE: dict[str, Any] = dict(image=8, patch=4, vocab=19, length=9, position="rope")
+VISION_LANGUAGE |= dict(norm="rms", bias=False, kv_heads=2, hidden=24, image_width=8)
+VISION_LANGUAGE |= dict(image_layers=3, image_heads=2, image_hidden=0)
+LLAVA: dict[str, Any] = dict(connector="mlp", class_token=True, first_norm=True, last_norm=False)
+LLAVA |= dict(feedforward="swiglu", tied=False, patch_bias=False)
+PALIGEMMA: dict[str, Any] = dict(feedforward="geglu", norm_offset=1.0, embed_scale=True)
+FAMILIES |= {
+    name: Case(
+        vision_language.make,
+        VISION_LANGUAGE | fields,
+        batch,
+        ("hidden", "logits"),
+        segments=("segments", ("tokens",)),
+        per_token=("hidden", "logits"),
+    )
+    for name, fields, batch in (
+        ("llava", LLAVA, shown),
+        ("paligemma", PALIGEMMA, prefixed),
+    )
 }
 
 
