@@ -16,6 +16,7 @@ FLOORS = (
     {"drawing", "evaluate"},
     {"train"},
     {"plan", "run"},
+    {"weights"},
     {"__main__"},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS, start=1) for room in rooms}
