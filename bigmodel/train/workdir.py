@@ -110,6 +110,8 @@ BINDING = {
     "data": "other samples",
     "model": "other parameters",
     "optimizer": "another state",
+    "frozen": "another state",
+    "frozen_dtype": "other parameters",
 }
 # Of those, what may change: where and how numbers are computed, not which.
 FREE = (
