@@ -106,9 +106,11 @@ def near(pattern: str, paths: Iterable[str]) -> list[str]:
     return sorted(paths, key=likeness, reverse=True)[:3]
 
 
-# Of parameters in no stack: what stands before the layers, told by a logical axis or by name.
-BEFORE_AXES = {"positions", "token_types", "patch", "frequencies"}
-BEFORE = re.compile(r"(^|/)(embed|embed_norm|tokens|patches|class_token|first_norm|positions)(/|$)")
+# Of parameters in no stack: those that stand before the layers.
+BEFORE = re.compile(
+    r"^(embed|embed_norm|tokens|token_types|(\w+_)?positions|(\w+_)?relative|patches|class_token"
+    r"|first_norm|classes_table|time_up|time_down)(/|$)"
+)
 
 
 def layer_decays(
@@ -140,7 +142,7 @@ def layer_decays(
             n = depth[axis]
             by_layer = decay ** (n + above.get(axis, 0) - np.arange(n, dtype=np.float64))
             factors[path] = by_layer.reshape(-1, *[1] * (len(box.names) - 1))
-        elif BEFORE.search(path) or BEFORE_AXES & set(box.names):
+        elif BEFORE.search(path):
             factors[path] = decay ** (deepest + 1)
     return factors
 
