@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 import bigmodel
-from bigmodel import config, trees
+from bigmodel import config, convert, trees
 from bigmodel import recipe as recipes
+from bigmodel.adapt import resize
 from bigmodel.checkpoint import Checkpoints
 from bigmodel.config import load_text
+from bigmodel.models.decoder import Decoder
 from bigmodel.sharding import mesh as meshes
 from bigmodel.train import start, workdir
 from bigmodel.train import state as states
@@ -187,3 +189,75 @@ def test_a_place_without_weights_is_refused_before_any_data_is_read(source, tmp_
 def test_layers_that_the_run_lacks_are_told(source):
     _, _, said = begun(source, model=dict(tied=True))
     assert any("nothing of this run reads its head" in line for line in said)
+
+
+def test_a_folder_of_hugging_face_is_read_onto_the_runs_mesh_in_its_order(tmp_path):
+    fields = dict(TINY, dropout=0.0, length=64)
+    recipe = recipes.make(made(model=fields))
+    params = states.create(recipe).params
+    kind = convert.ARCHITECTURES["LlamaForCausalLM"]
+    complete = {name: default for name, (_, default) in config.schema(Decoder).items()} | fields
+    complete |= dict(recipe.fields)
+    how = dict(dtype="float32", ids={})
+    flat = trees.flatten(params)
+    convert.export(tmp_path / "hf", "LlamaForCausalLM", kind, complete, flat, **how)
+    layout = dict(mesh=dict(stage=2, fsdp=2), pipeline=dict(microbatches=2, repeats=2))
+    recipe, state, said = begun(tmp_path / "hf", **layout)
+    order = recipe.layer_order
+    for path, value in trees.flatten(state.params).items():
+        known = flat[path]
+        if trees.is_stacked(path, value, len(order)):
+            known = known[order]
+        np.testing.assert_array_equal(value, known, err_msg=path)
+    assert said == []
+    with pytest.raises(config.InputError, match="embed/table: found .264, 16., wanted .300, 16."):
+        begun(tmp_path / "hf", model=dict(vocab=300))
+
+
+@pytest.mark.parametrize("pooling", ["class", "mean"])
+def test_a_vision_transformer_goes_on_at_another_size_of_images_and_patches(tmp_path, pooling):
+    def vision(**overrides):
+        values = load_text(VISION).config.copy_and_resolve_references().unlock()
+        values.model.update(overrides.pop("model", {}))
+        values.data.size = values.model.image
+        values.update(overrides)
+        return recipes.make(values.lock())
+
+    before = vision()
+    born = states.create(before)
+    workdir.write(workdir.place(tmp_path), before.loaded, {})
+    with Checkpoints(workdir.place(tmp_path) / "checkpoints") as checkpoints:
+        checkpoints.save(1, states.whole(born), {})
+    model = dict(image=12, patch=4, pooling=pooling)
+    fresh = dict(fresh=("^head/",)) if pooling == "mean" else {}
+    recipe = vision(model=model, init_from=str(tmp_path), **fresh)
+    abstract, said = states.abstract(recipe), []
+    source = start.find(recipe, abstract, {"tokenizer": ""}, said.append)
+    state = states.create(recipe, abstract, start.read(recipe, abstract, source))
+    old, new = (trees.flatten(s.params) for s in (born, state))
+    rows = 9 + (pooling == "class")
+    np.testing.assert_array_equal(
+        new["positions"], resize.positions(np.asarray(old["positions"]), rows)
+    )
+    np.testing.assert_array_equal(
+        new["patches/product/kernel"],
+        resize.patch_kernel(np.asarray(old["patches/product/kernel"]), 16, 1),
+    )
+    assert any("patches/product/kernel, positions resized" in line for line in said)
+    np.testing.assert_array_equal(
+        new["layers/attention/out/kernel"], old["layers/attention/out/kernel"]
+    )
+
+
+VISION = """
+import bigmodel
+
+
+def get_config():
+    config = bigmodel.default_config("vit", objective="classify", data="images")
+    config.model.update(
+        image=8, channels=1, patch=2, classes=3, layers=1, width=16, heads=2, dtype="float32"
+    )
+    config.data.update(source="digits", size=8, channels=1)
+    return config
+"""
