@@ -80,7 +80,7 @@ def load(folder: str | epath.Path, *, step: int | None = None, extensions: bool 
             restored = checkpoints.restore(state.eval_parts(abstract), step=step)
         except (FileNotFoundError, checkpoint.UnsoundError) as error:
             raise config.InputError(" ".join(str(error).split())) from error
-    params = state.eval_params(restored.tree, abstract)
+    params = recipe.tuning.merged(state.eval_params(restored.tree, abstract))
     return Run(str(folder), recipe, params, restored.step)
 
 

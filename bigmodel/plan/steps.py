@@ -39,7 +39,9 @@ def lower(recipe: recipes.Recipe, task: str, prompt: int) -> tuple[jax.stages.Lo
                 states.whole(state).params, placed(recipe, recipes.batch_spec(recipe))
             )
         else:
-            traced = trace_decoding(recipe, states.whole(state).params, task, prompt)
+            own = trees.flatten(recipe.boxed_params, is_leaf=rules.is_box)
+            params = trees.pick(states.whole(state).params, own)  # without adapters
+            traced = trace_decoding(recipe, params, task, prompt)
         return traced.lower(), about(recipe, state, traced)
 
 
@@ -59,7 +61,7 @@ def about(recipe: recipes.Recipe, state: states.TrainState, traced: Any) -> dict
 
 def sharding_of(recipe: recipes.Recipe, state: states.TrainState) -> dict[str, Any]:
     """Of each parameter where it is cut, by its path."""
-    names = trees.flatten(recipe.boxed_params, is_leaf=rules.is_box)
+    names = trees.flatten(recipe.tuning.boxed, is_leaf=rules.is_box)
     found = {}
     for path, leaf in trees.flatten(states.whole(state).params).items():
         spec = [*leaf.sharding.spec, *[None] * (leaf.ndim - len(leaf.sharding.spec))]

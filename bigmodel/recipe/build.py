@@ -175,7 +175,7 @@ def make(loaded: config.Loaded | Any, devices: Sequence[jax.Device] | None = Non
     optimizer = optimizers.make(
         optimizer_builder,
         schedule,
-        rules.axes_of(tuned.split(boxed, rules.is_box)[0]),
+        rules.axes_of(tuned.split(tuned.boxed, rules.is_box)[0]),
         clip=values.optimizer.clip,
         offload=values.optimizer.offload,
         factors=tuned.factors,
@@ -191,7 +191,7 @@ def make(loaded: config.Loaded | Any, devices: Sequence[jax.Device] | None = Non
         accumulate=values.accumulate,
         ema=values.ema,
         model=model,
-        objective=objective,
+        objective=tuned.adapted(objective),
         optimizer=optimizer,
         schedule=schedule,
         mesh=mesh,

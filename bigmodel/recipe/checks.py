@@ -16,7 +16,7 @@ POSITIVE = (
 )
 NOT_NEGATIVE = (
     *("checkpoint.every", "checkpoint.every_minutes", "optimizer.clip", "data.workers"),
-    *("profile.start", "profile.steps", "objective.chunk", "pipeline.microbatches"),
+    *("lora.rank", "profile.start", "profile.steps", "objective.chunk", "pipeline.microbatches"),
 )
 CHOICES: dict[str, Iterable[str]] = {
     "nonfinite": ("stop", "skip"),
@@ -68,7 +68,9 @@ def values(flat: Mapping[str, Any]) -> None:
         raise config.InputError(
             f"layer_decay = {flat['layer_decay']}: a factor above 0, up to 1 (all layers alike)."
         )
-    for field in ("fresh", "frozen"):
+    if not 0 < flat["lora.alpha"] < float("inf"):
+        raise config.InputError(f"lora.alpha = {flat['lora.alpha']}: must be above 0.")
+    for field in ("fresh", "frozen", "lora.targets"):
         for pattern in flat[field]:
             config.fit(pattern, str, field)
     if flat["optimizer.offload"] and flat["nonfinite"] == "skip":

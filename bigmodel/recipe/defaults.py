@@ -74,6 +74,8 @@ def default_config(
         "frozen_dtype": "",  # of those; "": model.param_dtype
         "rates": {},  # regular expression of parameters -> factor of the learning rate
         "layer_decay": 1.0,  # factor of the learning rate for each layer down from the head
+        # rank 0: none; targets: regular expressions of kernels that get an adapter
+        "lora": {"rank": 0, "alpha": 16.0, "targets": (r"attention/(query|value)/kernel$",)},
     }
     section = ConfigDict(fields, allow_dotted_keys=True).lock()
     mixtures = [section.data.mixture] if "mixture" in section.data else []

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from bigmodel import config, trees
+from bigmodel.adapt import lora
+from bigmodel.objectives import Objective
 from bigmodel.optimizers import matrices
 from bigmodel.sharding import rules
 
@@ -18,18 +20,22 @@ class Tuning:
     """Of each parameter, by its path, what is said of it.
 
     Attributes:
-        paths: of all parameters.
+        boxed: abstract parameters in boxes that name their axes: the model's, and of adapters.
+        paths: of all of them.
         fresh: those that begin as a new model's where a run starts from weights that exist.
         frozen: those that do not train.
         frozen_dtype: of those; "": of the parameters.
         factors: path -> what its learning rate is multiplied by, a number or one for each layer.
+        scale: of what adapters add (`adapt.lora`).
     """
 
+    boxed: Any
     paths: tuple[str, ...]
     fresh: frozenset[str] = frozenset()
     frozen: frozenset[str] = frozenset()
     frozen_dtype: str = ""
     factors: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    scale: float = 1.0
 
     def split(self, params: Any, is_leaf: Any = None) -> tuple[Any, Any]:
         """Parameters, or anything like them, as those that train and those that are frozen."""
@@ -37,6 +43,17 @@ class Tuning:
             return params, {}
         train = frozenset(self.paths) - self.frozen
         return trees.pick(params, train, is_leaf), trees.pick(params, self.frozen, is_leaf)
+
+    @property
+    def adapts(self) -> bool:
+        return any(map(lora.is_adapter, self.paths))
+
+    def merged(self, params: Any) -> Any:
+        """Parameters on a mesh as the model's own: with what adapters add, without the adapters."""
+        return lora.merged(params, self.scale, lora.on_mesh) if self.adapts else params
+
+    def adapted(self, objective: Objective) -> Objective:
+        return lora.adapted(objective, self.scale) if self.adapts else objective
 
 
 def make(values: Any, boxed: Any, order: np.ndarray | None) -> Tuning:
@@ -51,9 +68,22 @@ def make(values: Any, boxed: Any, order: np.ndarray | None) -> Tuning:
         InputError: a pattern that finds no parameter, or nothing that trains.
     """
     boxes = trees.flatten(boxed, is_leaf=rules.is_box)
+    fresh = found(values.fresh, boxes, "fresh")
+    frozen = found(values.frozen, boxes, "frozen")
+    scale = 1.0
+    if values.lora.rank:
+        if frozen:
+            raise config.InputError(
+                f"frozen = {tuple(values.frozen)}: with lora.rank = {values.lora.rank} all but "
+                "adapters and `fresh` is frozen; allowed is ()."
+            )
+        frozen = frozenset(boxes) - fresh
+        boxed = lora.boxes(
+            boxed, targets(values.lora, boxes, fresh), values.lora.rank, rules.is_box
+        )
+        boxes = trees.flatten(boxed, is_leaf=rules.is_box)
+        scale = values.lora.alpha / values.lora.rank
     paths = tuple(boxes)
-    fresh = found(values.fresh, paths, "fresh")
-    frozen = found(values.frozen, paths, "frozen")
     if both := sorted(fresh & frozen):
         raise config.InputError(
             f"frozen: {both[0]} is in `fresh` too; what begins anew and never trains stays random."
@@ -71,7 +101,29 @@ def make(values: Any, boxed: Any, order: np.ndarray | None) -> Tuning:
             if order is not None and trees.is_stacked(path, boxes[path].value, len(order)):
                 decay = np.asarray(decay)[order]
             factors[path] = np.asarray(factors.get(path, 1.0) * decay, np.float32)
-    return Tuning(paths, fresh, frozen, values.frozen_dtype, factors)
+    return Tuning(boxed, paths, fresh, frozen, values.frozen_dtype, factors, scale)
+
+
+def targets(section: Any, boxes: Mapping[str, Any], fresh: frozenset[str]) -> frozenset[str]:
+    """The kernels that get an adapter."""
+    kernels = [path for path in boxes if path.split("/")[-1] == lora.KERNEL]
+    chosen = found(section.targets, kernels, "lora.targets")
+    if not chosen:
+        raise config.InputError("lora.targets: is empty; name the kernels that get an adapter.")
+    for path in sorted(chosen):
+        names, shape = boxes[path].names, boxes[path].value.shape
+        if path in fresh:
+            raise config.InputError(f"lora.targets: {path} is in `fresh` and trains as a whole.")
+        if not lora.can_have(path, names):
+            raise config.InputError(
+                f"lora.targets: {path} of axes {names} is no product of inputs and outputs."
+            )
+        if section.rank > (most := min(lora.sizes(names, shape))):
+            raise config.InputError(
+                f"lora.rank = {section.rank}: {path} has matrices of "
+                f"{' x '.join(map(str, lora.sizes(names, shape)))}; allowed are up to {most}."
+            )
+    return chosen
 
 
 def found(patterns: Iterable[str], paths: Iterable[str], field: str) -> frozenset[str]:

@@ -8,9 +8,11 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 from etils import epath
+from jax.sharding import NamedSharding, PartitionSpec
 
 from bigmodel import checkpoint, config, convert, models, trees
 from bigmodel import recipe as recipes
+from bigmodel.adapt import lora
 from bigmodel.checkpoint import leaves
 from bigmodel.sharding import rules
 from bigmodel.train import workdir
@@ -61,7 +63,10 @@ def open_source(recipe: recipes.Recipe, place: str, show: Callable[[str], None])
 
 
 class OfRun:
-    """A checkpoint of a run: what it is evaluated with, its moving average if it keeps one."""
+    """A checkpoint of a run: what it is evaluated with.
+
+    That is its moving average if it keeps one, with adapters in their kernels.
+    """
 
     def __init__(
         self,
@@ -83,52 +88,65 @@ class OfRun:
             self.tokenizer: str = checkpoints.metadata(step).get("tokenizer", "")
         if not self.leaves:
             raise config.InputError(f"init_from = '{folder}': holds no finished checkpoint.")
+        names = {**self.under("params/"), **self.under("ema/")}
+        self.names = {path: name for path, name in names.items() if not lora.is_adapter(path)}
+        self.adapters = {path: name for path, name in names.items() if lora.is_adapter(path)}
+        self.scale = values.lora.alpha / values.lora.rank if self.adapters else 1.0
+        self.averages = self.schedule_free()
         self.shapes: Mapping[str, Shape] = {
-            name.removeprefix("params/"): tuple(leaf["shape"])
-            for name, leaf in self.leaves.items()
-            if name.startswith("params/")
+            path: tuple(self.leaves[name]["shape"]) for path, name in self.names.items()
         }
+        self.everywhere = NamedSharding(recipe.mesh, PartitionSpec())
 
     def __str__(self) -> str:
         return str(self.folder) + ("" if self.step is None else f"@{self.step}")
 
+    def under(self, prefix: str) -> dict[str, str]:
+        """Path -> name of the checkpoint's leaves whose names begin so."""
+        return {n.removeprefix(prefix): n for n in self.leaves if n.startswith(prefix)}
+
     def checkpoints(self) -> checkpoint.Checkpoints:
         return checkpoint.Checkpoints(self.folder / "checkpoints", order=self.order)
 
-    def read(self, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
-        averages = self.averages()
-        names = {path: f"ema/{path}" for path in wanted if f"ema/{path}" in self.leaves}
-        names = {path: f"params/{path}" for path in wanted} | names
-        asked = {name: self.abstract(name, wanted[path]) for path, name in names.items()}
-        for path in wanted:
-            for name in averages.get(path, ()):
-                like = wanted[path] if self.leaves[name]["shape"] else None
-                asked[name] = self.abstract(name, like)
-        with self.checkpoints() as checkpoints:
-            try:
-                found = checkpoints.restore(asked, step=self.step, warn=self.show).tree
-            except (FileNotFoundError, checkpoint.UnsoundError) as error:
-                raise config.InputError(f"init_from: {' '.join(str(error).split())}") from error
-        params = {path: found[name] for path, name in names.items()}
-        for path, (z, b1) in averages.items():
-            if path in params and names[path].startswith("params/"):
-                params[path] = averaged(params[path], found[z], found[b1])
-        return params
-
-    def abstract(self, name: str, like: Any) -> jax.ShapeDtypeStruct:
-        """A leaf of the checkpoint where a parameter of the run lies."""
-        leaf = self.leaves[name]
-        where = None if like is None else like.sharding
-        return jax.ShapeDtypeStruct(tuple(leaf["shape"]), jnp.dtype(leaf["dtype"]), sharding=where)
-
-    def averages(self) -> dict[str, tuple[str, str]]:
-        """Of a schedule-free optimizer's parameters: the names of its z and its b1."""
+    def schedule_free(self) -> dict[str, tuple[str, str]]:
+        """Path -> names of the z and the b1 of a schedule-free optimizer; of averages none."""
         found = {}
         for name in self.leaves:
             before, middle, path = name.partition("/z/")
             if middle and name.startswith("opt_state/") and f"{before}/b1" in self.leaves:
                 found[path] = (name, f"{before}/b1")
-        return found
+        return {path: names for path, names in found.items() if f"ema/{path}" not in self.leaves}
+
+    def read(self, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+        places: dict[str, Any] = {self.names[path]: leaf.sharding for path, leaf in wanted.items()}
+        thin = {path: name for path, name in self.adapters.items() if kernel_of(path) in wanted}
+        places |= dict.fromkeys(thin.values(), self.everywhere)
+        averages = {p: n for p, n in self.averages.items() if p in wanted or p in thin}
+        for path, (z, b1) in averages.items():
+            places |= {z: places[(self.names | thin)[path]], b1: self.everywhere}
+        asked = {name: self.abstract(name, where) for name, where in places.items()}
+        with self.checkpoints() as checkpoints:
+            try:
+                found = checkpoints.restore(asked, step=self.step, warn=self.show).tree
+            except (FileNotFoundError, checkpoint.UnsoundError) as error:
+                raise config.InputError(f"init_from: {' '.join(str(error).split())}") from error
+        params = {path: found[(self.names | thin)[path]] for path in (*wanted, *thin)}
+        for path, (z, b1) in averages.items():
+            params[path] = averaged(params[path], found[z], found[b1])
+        for path in {kernel_of(path) for path in thin}:
+            branch = path.removesuffix(lora.KERNEL)
+            a, b = (params.pop(f"{branch}{name}") for name in (lora.A, lora.B))
+            params[path] = lora.on_mesh(params[path], a, b, self.scale)
+        return params
+
+    def abstract(self, name: str, where: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+        leaf = self.leaves[name]
+        return jax.ShapeDtypeStruct(tuple(leaf["shape"]), jnp.dtype(leaf["dtype"]), sharding=where)
+
+
+def kernel_of(path: str) -> str:
+    """The kernel beside which an adapter lies."""
+    return f"{path.rpartition('/')[0]}/{lora.KERNEL}"
 
 
 @jax.jit

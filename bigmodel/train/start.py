@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from bigmodel import config, models, trees
 from bigmodel import recipe as recipes
-from bigmodel.adapt import resize
+from bigmodel.adapt import lora, resize
 from bigmodel.convert import folders
 from bigmodel.train import state as states
 from bigmodel.train.origins import Shape, Source, open_source
@@ -82,7 +82,8 @@ def resizer(recipe: recipes.Recipe, path: str, found: Shape, wanted: Shape) -> A
 def inherited(recipe: recipes.Recipe, abstract: states.TrainState) -> dict[str, Any]:
     """The parameters of a run that are not fresh, abstract, by path."""
     params = trees.flatten(states.whole(abstract).params)
-    return {path: leaf for path, leaf in params.items() if path not in recipe.tuning.fresh}
+    fresh = recipe.tuning.fresh
+    return {p: leaf for p, leaf in params.items() if p not in fresh and not lora.is_adapter(p)}
 
 
 MOST_FAULTS = 20

@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from bigmodel import optimizers, trees
 from bigmodel import recipe as recipes
+from bigmodel.adapt import lora
 from bigmodel.sharding import mesh as meshes
 from bigmodel.sharding import rules
 
@@ -57,7 +58,7 @@ def abstract(recipe: recipes.Recipe) -> TrainState:
     """Shapes, dtypes and shardings of a run's state; nothing is computed or compiled."""
     mesh = recipe.mesh
     shapes = jax.eval_shape(initializer(recipe))
-    boxed, boxed_frozen = recipe.tuning.split(recipe.boxed_params, rules.is_box)
+    boxed, boxed_frozen = recipe.tuning.split(recipe.tuning.boxed, rules.is_box)
     params = rules.shardings(boxed, recipe.rules, mesh)
     of_state = rules.shardings(boxed, rules.of_state(recipe.rules), mesh)
     if recipe.config.optimizer.offload:
@@ -85,6 +86,8 @@ def initializer(recipe: recipes.Recipe):
         rng = jax.random.key(recipe.seed)
         init_rng, step_rng = jax.random.split(rng)
         params = nn.unbox(recipe.model.init(init_rng, recipe.example))
+        if recipe.tuning.adapts:
+            params = trees.merge(params, lora.init(init_rng, recipe.tuning.boxed, rules.is_box))
         if (order := recipe.layer_order) is not None:
             params = trees.map_with_path(
                 lambda p, x: x[order] if trees.is_stacked(p, x, len(order)) else x, params
