@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 
 from bigmodel import checkpoint, compat, config, convert, models, trees
 from bigmodel import recipe as recipes
+from bigmodel.adapt import peft
 from bigmodel.run import load
 from bigmodel.train import processes, state, workdir
 
@@ -165,6 +167,54 @@ def export_hf(
         else:
             show(f"{into}: tokenizer {tokenizer!r} is no file, and none was written")
     show(f"{into}: {name}, {trees.count(run.params):,} parameters, step {run.step:,}")
+
+
+def export_adapter(
+    folder: str | epath.Path,
+    into: str | pathlib.Path,
+    *,
+    step: int | None = None,
+    architecture: str = "",
+    base: str = "",
+    show: Callable[[str], None] = to_stderr,
+) -> None:
+    """The adapters of a run with `lora` alone, as the PEFT library loads them.
+
+    Args:
+        folder: the workdir.
+        into: the folder; made.
+        step: of the checkpoint; None: the newest.
+        architecture: as of `export_hf`.
+        base: where the weights lie that they belong to; "": where the run began from.
+        show: is told what was written.
+
+    Raises:
+        InputError: the run has no adapters, or trained more than adapters, or their kernels are no
+            matrices of their own there; the folder is not empty.
+    """
+    into = pathlib.Path(into)
+    if into.exists() and any(into.iterdir()):
+        raise config.InputError(f"{into}: holds files already; choose another folder.")
+    run = load(folder, step=step)
+    recipe, family = run.recipe, run.recipe.config.model.name
+    if not run.adapters:
+        raise config.InputError(f"{folder}: has no adapters; it was trained with lora.rank = 0.")
+    if recipe.tuning.fresh:
+        raise config.InputError(
+            f"{folder}: trained {', '.join(sorted(recipe.tuning.fresh))} besides, which an adapter "
+            "does not hold; export the merged weights."
+        )
+    given = (family, recipe.fields, defaults(family), convert.ARCHITECTURES, architecture)
+    name = convert.which(*given)
+    peft.write(
+        into,
+        {path: np.asarray(x) for path, x in run.adapters.items()},
+        convert.ARCHITECTURES[name].rows(complete(recipe)),
+        alpha=recipe.config.lora.alpha,
+        task="CAUSAL_LM" if name.endswith(("ForCausalLM", "LMHeadModel")) else "",
+        base=base or recipe.config.init_from,
+    )
+    show(f"{into}: adapters of {name}, rank {recipe.config.lora.rank}, step {run.step:,}")
 
 
 def special_ids(recipe: recipes.Recipe) -> dict[str, int]:
