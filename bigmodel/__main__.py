@@ -225,6 +225,8 @@ def _config(values: Values, loaded: config.Loaded) -> None:
     else:
         fields = config.flat(config.plain(found))
         print("\n".join(f"{path} = {config.shown(value)}" for path, value in fields.items()))
+        if recipe.tuning_asked(found):  # of any mesh: names and shapes are those of one device
+            print("", *recipe.tuning_table(recipe.make_stored(loaded).tuning), sep="\n")
 
 
 def _prepare(_: Values, loaded: config.Loaded) -> None:

@@ -126,6 +126,45 @@ def targets(section: Any, boxes: Mapping[str, Any], fresh: frozenset[str]) -> fr
     return chosen
 
 
+def asked(values: Any) -> bool:
+    """Whether a config says anything of its parameters."""
+    says = (values.init_from, values.fresh, values.frozen, len(values.rates), values.lora.rank)
+    return any(says) or values.layer_decay != 1.0
+
+
+def table(tuned: Tuning) -> list[str]:
+    """A line for each parameter: its shape, and what becomes of it."""
+    boxes = trees.flatten(tuned.boxed, is_leaf=rules.is_box)
+    shapes = {path: str(list(box.value.shape)) for path, box in boxes.items()}
+    widths = [max(map(len, column)) for column in (shapes, shapes.values())]
+    lines = [
+        f"{path:{widths[0]}}  {shape:{widths[1]}}  {rule(tuned, path)}"
+        for path, shape in shapes.items()
+    ]
+    train, frozen = (
+        trees.count(box_values(part)) for part in tuned.split(tuned.boxed, rules.is_box)
+    )
+    return [*lines, f"{train + frozen:,} parameters, {train:,} train, {frozen:,} are frozen"]
+
+
+def box_values(boxed: Any) -> list[Any]:
+    return [box.value for box in trees.flatten(boxed, is_leaf=rules.is_box).values()]
+
+
+def rule(tuned: Tuning, path: str) -> str:
+    """What becomes of a parameter, in some words."""
+    words = ["fresh"] if path in tuned.fresh else []
+    factor = np.unique(np.float32(tuned.factors.get(path, 1.0)))
+    rate = " to ".join(f"x{one:.3g}" for one in dict.fromkeys((factor[0], factor[-1])))
+    trained = "trained" if rate == "x1" else f"trained {rate}"
+    words.append("frozen" if path in tuned.frozen else trained)
+    branch, _, last = path.rpartition("/")
+    if last == lora.KERNEL and (a := f"{branch}/{lora.A}") in tuned.paths:
+        box = trees.flatten(tuned.boxed, is_leaf=rules.is_box)[a]
+        words.append(f"lora r{box.value.shape[-1]}")
+    return ", ".join(words)
+
+
 def found(patterns: Iterable[str], paths: Iterable[str], field: str) -> frozenset[str]:
     """The paths that regular expressions find; each expression must find one."""
     paths = list(paths)

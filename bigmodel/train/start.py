@@ -121,8 +121,9 @@ FREE = {
 
 
 def differing(fields: Mapping[str, Any], recipe: recipes.Recipe) -> list[str]:
-    """Fields that two models have, with other values."""
+    """Fields that two models have, with other values that do not stand for the same."""
     own, theirs = config.plain(recipe.config.model), config.plain(fields)
+    found = {name for name in set(own) & set(theirs) - FREE if own[name] != theirs[name]}
     if {own["name"], theirs["name"]} <= set(models.FAMILIES):
         own, theirs = folders.canonical(own), folders.canonical(theirs)
-    return sorted(name for name in set(own) & set(theirs) - FREE if own[name] != theirs[name])
+    return sorted(name for name in found if own.get(name) != theirs.get(name))

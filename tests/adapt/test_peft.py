@@ -76,18 +76,21 @@ def test_each_expert_has_matrices_of_its_own():
     np.testing.assert_allclose(other @ one, (a[1, 2] @ b[1, 2]).T, rtol=1e-5)
 
 
-def test_inputs_and_outputs_in_another_order_there_are_put_in_theirs():
-    turn = np.array([2, 0, 1])
-    for as_is in (False, True):
-        form = rows.Form(
-            lambda shape: shape,
-            lambda theirs, _: theirs,
-            lambda ours, as_is=as_is: ours[:, turn] if as_is else ours[:, turn].T,
-        )
-        of_inputs, of_outputs, told = peft.order(form, (4,), (3,))
-        assert of_inputs.tolist() == [0, 1, 2, 3]
-        assert of_outputs.tolist() == turn.tolist()
-        assert told == as_is
+@pytest.mark.parametrize("as_is", [False, True])
+def test_inputs_and_outputs_in_another_order_there_are_put_in_theirs(as_is):
+    drawn = np.random.default_rng(0)
+    a, b = (drawn.normal(size=shape).astype(np.float32) for shape in ((4, 2), (2, 3)))
+    of_inputs, of_outputs = [3, 1, 0, 2], [2, 0, 1]
+
+    def theirs(ours):
+        turned = ours[of_inputs][:, of_outputs]
+        return turned if as_is else turned.T
+
+    form = rows.Form(lambda shape: shape, lambda theirs, _: theirs, theirs)
+    [(name, told, (one, other))] = peft.matrices(rows.Row("up/kernel", "up.weight", form), a, b)
+    assert (name, told) == ("up", as_is)
+    added = other @ one
+    np.testing.assert_allclose(added.T if as_is else added, theirs(a @ b), rtol=1e-5)
 
 
 def test_kernels_that_share_a_matrix_there_are_refused(tmp_path):

@@ -1,5 +1,7 @@
 """Which parameters are frozen, fresh, slower or faster: patterns, and a decay down the layers."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 from bigmodel import config, optimizers, trees
 from bigmodel import recipe as recipes
+from bigmodel.__main__ import main
 from bigmodel.recipe import tuning
 from bigmodel.sharding import rules
 from tests import runs
@@ -113,3 +116,27 @@ def test_a_schedule_free_optimizer_takes_one_rate_for_all():
         config.InputError, match=r"takes one rate for all; allowed are rates = \{\}"
     ):
         state.abstract(recipe)
+
+
+def test_the_command_config_tells_what_becomes_of_each_parameter(tmp_path, capsys):
+    path = runs.write_config(tmp_path)
+    call = ["config", "--config", str(path), "--config.mesh.fsdp=64"]
+    assert main(call) == 0
+    assert "trained" not in capsys.readouterr().out
+    more = ["--config.frozen=('^embed/',)", "--config.rates={'norm': 0.5}"]
+    assert main([*call, *more, "--config.fresh=('final_norm',)"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "embed/table [264, 32] frozen" in map(squeezed, lines)
+    assert "final_norm/scale [32] fresh, trained x0.5" in map(squeezed, lines)
+    assert "layers/feedforward/up/kernel [2, 32, 64] trained" in map(squeezed, lines)
+    assert lines[-1].endswith(" train, 8,448 are frozen")
+    assert main([*call, "--config.lora.rank=2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "layers/attention/query/kernel [2, 32, 4, 8] frozen, lora r2" in map(squeezed, lines)
+    assert "layers/attention/query/lora_a [2, 32, 2] trained" in map(squeezed, lines)
+    assert main([*call, "--json", "--config.lora.rank=2"]) == 0
+    assert json.loads(capsys.readouterr().out)["lora"]["rank"] == 2
+
+
+def squeezed(line):
+    return " ".join(line.split())
