@@ -34,15 +34,9 @@ def split(tree: dict, pattern: str) -> tuple[dict, dict]:
 
     The halves keep only the branches that hold a leaf, so that `merge` is the inverse.
     """
-    found: dict = {}
-    rest: dict = {}
-    for path, leaf in flatten(tree).items():
-        *parents, last = path.split("/")
-        branch = found if re.search(pattern, path) else rest
-        for parent in parents:
-            branch = branch.setdefault(parent, {})
-        branch[last] = leaf
-    return found, rest
+    paths = flatten(tree)
+    found = {path for path in paths if re.search(pattern, path)}
+    return pick(tree, found), pick(tree, set(paths) - found)
 
 
 def pick(tree: dict, paths: Collection[str], is_leaf=None) -> dict:

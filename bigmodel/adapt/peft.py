@@ -61,10 +61,10 @@ def write(
 
     found: dict[str, np.ndarray] = {}
     turned = set()
-    kernels = [path.removesuffix(lora.A) for path in adapters if path.endswith(f"/{lora.A}")]
-    rank = {adapters[f"{kernel}{lora.A}"].shape[-1] for kernel in kernels}
-    for branch in kernels:
-        path = f"{branch}{lora.KERNEL}"
+    branches = [path.removesuffix(lora.A) for path in adapters if path.endswith(f"/{lora.A}")]
+    rank = {adapters[f"{kernel}{lora.A}"].shape[-1] for kernel in branches}
+    paths = [f"{branch}{lora.KERNEL}" for branch in branches]
+    for branch, path in zip(branches, paths, strict=True):
         of_path = [row for row in rows if row.ours == path]
         if len(of_path) != 1 or of_path[0].part != (0, 1):
             raise config.InputError(
@@ -79,7 +79,6 @@ def write(
             turned.add(as_is)
     if len(turned) != 1:
         raise config.InputError("adapters: some kernels are stored transposed there, some are not.")
-    names = {name.removeprefix(PREFIX).rpartition(".lora_")[0].split(".")[-1] for name in found}
     values = {
         "peft_type": "LORA",
         "task_type": task or None,
@@ -89,13 +88,30 @@ def write(
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": turned.pop(),
-        "target_modules": sorted(names),
+        "target_modules": ends([row for row in rows if row.ours in paths], rows),
         "inference_mode": True,
     }
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(values, indent=2, sort_keys=True) + "\n"
     (folder / "adapter_config.json").write_text(text, encoding="utf-8")
     save_file(found, str(folder / "adapter_model.safetensors"), metadata={"format": "pt"})
+
+
+def ends(adapted: Sequence[Row], rows: Sequence[Row]) -> list[str]:
+    """The shortest ends of modules' names that those with adapters have, and no others."""
+
+    def module(row: Row) -> str:
+        return row.name((0,) * row.stacked).removesuffix(WEIGHT)
+
+    known = {module(row) for row in adapted}
+    others = {module(row) for row in rows} - known
+    found = set()
+    for name in known:
+        parts = name.split(".")
+        tails = [".".join(parts[-n:]) for n in range(1, len(parts) + 1)]
+        alone = (t for t in tails if not any(f".{other}".endswith(f".{t}") for other in others))
+        found.add(next(alone))
+    return sorted(found)
 
 
 def matrices(

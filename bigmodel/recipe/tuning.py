@@ -200,7 +200,7 @@ def near(pattern: str, paths: Iterable[str]) -> list[str]:
 # Of parameters in no stack: those that stand before the layers.
 BEFORE = re.compile(
     r"^(embed|embed_norm|tokens|token_types|(\w+_)?positions|(\w+_)?relative|patches|class_token"
-    r"|first_norm|classes_table|time_up|time_down)(/|$)"
+    r"|stem|first_norm|classes_table|time_up|time_down)(/|$)"
 )
 
 

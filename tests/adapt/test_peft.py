@@ -98,9 +98,11 @@ def test_kernels_that_share_a_matrix_there_are_refused(tmp_path):
     written(tmp_path / "run", gpt, lora=LORA)
     with pytest.raises(config.InputError, match="attention/key/kernel: is no matrix of its own"):
         weights.export_adapter(tmp_path / "run", tmp_path / "peft")
-    written(tmp_path / "up", gpt, lora=LORA | dict(targets=("feedforward/up",)))
-    weights.export_adapter(tmp_path / "up", tmp_path / "gpt", show=lambda _: None)
-    assert json.loads((tmp_path / "gpt/adapter_config.json").read_text())["fan_in_fan_out"]
+    written(tmp_path / "mlp", gpt, lora=LORA | dict(targets=("feedforward/",)))
+    weights.export_adapter(tmp_path / "mlp", tmp_path / "gpt", show=lambda _: None)
+    said = json.loads((tmp_path / "gpt/adapter_config.json").read_text())
+    assert said["fan_in_fan_out"]
+    assert said["target_modules"] == ["c_fc", "mlp.c_proj"]  # attention has a c_proj too
 
 
 def test_a_run_without_adapters_or_with_more_is_refused(tmp_path):

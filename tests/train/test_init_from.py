@@ -186,9 +186,16 @@ def test_a_place_without_weights_is_refused_before_any_data_is_read(source, tmp_
     assert not (tmp_path / "run").exists()
 
 
-def test_layers_that_the_run_lacks_are_told(source):
-    _, _, said = begun(source, model=dict(tied=True))
-    assert any("nothing of this run reads its head" in line for line in said)
+def test_layers_that_the_run_lacks_and_what_else_differs_are_told(source):
+    _, _, said = begun(source, model=dict(tied=True, rope_theta=500.0))
+    assert [line.partition(": ")[2] for line in said] == [
+        "nothing of this run reads its head",
+        "its model.rope_theta is 10000.0, here 500.0",
+        "its model.tied is False, here True",
+    ]
+    recipe = recipes.make(made(init_from=str(source)))
+    start.find(recipe, states.abstract(recipe), {"tokenizer": "other"}, said.append)
+    assert "another tokenizer than data.tokenizer" in said[-1]
 
 
 def test_a_folder_of_hugging_face_is_read_onto_the_runs_mesh_in_its_order(tmp_path):
