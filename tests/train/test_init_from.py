@@ -113,7 +113,7 @@ def test_what_is_fresh_is_a_new_models_and_may_have_another_shape(source, expect
 
 def test_schedule_free_runs_give_their_average(tmp_path):
     free = dict(optimizer=dict(name="schedule_free_adamw"), schedule=dict(name="constant"))
-    _, state, _ = begun(written(tmp_path, made(**free)))
+    _, state, _ = begun(written(tmp_path, made(**free)), mesh=dict(fsdp=2))
     expected, raw = trees.flatten(bigmodel.load(tmp_path).params), stored(tmp_path, "params")
     for path, value in trees.flatten(state.params).items():
         np.testing.assert_allclose(value, expected[path], rtol=1e-6, atol=1e-7, err_msg=path)
