@@ -265,7 +265,7 @@ def _import(values: Values, overrides: Sequence[str]) -> None:
 def _export(values: Values) -> None:
     from bigmodel import weights
 
-    how = dict(architecture=values.architecture or "", dtype=values.dtype or "")
+    how: dict[str, Any] = dict(architecture=values.architecture or "", dtype=values.dtype or "")
     weights.export_hf(values.workdir, values.to, step=values.step, **how)
 
 
