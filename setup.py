@@ -55,6 +55,7 @@ EXTRAS = {
         "pytest-xdist>=3.8",
         "ruff>=0.17",
         "scikit-learn>=1.7",
+        "soundfile>=0.13",
     ],
 }
 

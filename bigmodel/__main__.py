@@ -286,7 +286,7 @@ COMMANDS = {
         Flag("prompts", str, "FILE", "many prompts, one a line"),
         *SAMPLING,
         Flag("out", str, "DIR", "where images go as PNG files, for a run that draws some"),
-        Flag("input", str, "NAME=FILE", "source=FILE (or TEXT); label=NUMBER, as often as wanted",
+        Flag("input", str, "NAME=FILE", "source=FILE (or TEXT), audio=FILE; label=NUMBER, repeated",
              repeats=True),
         *DRAWING[2:],
         JSON,

@@ -175,7 +175,8 @@ def sample(
             f"and --input label=NUMBER for a class."
         )
     tokenizer, recipe, inputs = run.tokenizer, run.recipe, inputs or {}
-    arrays = input_arrays.arrays(inputs, recipe.example, tokenizer)
+    of_data = recipe.config.data.to_dict()
+    arrays = input_arrays.arrays(inputs, recipe.example, tokenizer, of_data)
     rows = max([len(texts) for texts in inputs.values()], default=len(prompts))
     if len(prompts) < 2:  # none, or one for all
         prompts = [*prompts, ""][:1] * rows

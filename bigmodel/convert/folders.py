@@ -181,6 +181,9 @@ def canonical(fields: Fields) -> dict[str, Any]:
         found["qkv_bias"] = found["bias"]
     if not found.get("window"):
         found.pop("pattern", None)
+    if "rope_scaling" in found:
+        kind = "llama3" if found["rope_original_length"] else "linear"
+        found["rope_scaling"] = found["rope_scaling"] or kind
     if not found.get("rope_original_length"):
         found |= {"rope_low": 0.0, "rope_high": 0.0}
     if not found.get("experts"):

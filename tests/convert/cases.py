@@ -80,6 +80,16 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "LlamaForCausalLM",
         decoder(20, 3, 5, 1, tie_word_embeddings=True, rope_scaling=LLAMA3, rms_norm_eps=1e-3),
     ),
+    "llama_yarn": (
+        "LlamaForCausalLM",
+        decoder(24, 2, 3, 1)
+        | dict(
+            rope_theta=90.0,
+            rope_scaling=dict(
+                rope_type="yarn", factor=4.0, original_max_position_embeddings=6, beta_fast=3.0
+            ),
+        ),
+    ),
     "llama_biases": (
         "LlamaForCausalLM",
         decoder(18, 1, 3, 3, head_dim=10, attention_bias=True, mlp_bias=True)
@@ -101,6 +111,18 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         decoder(18, 1, 3, 3, rms_norm_eps=1e-2, rope_theta=100.0),
     ),
     "qwen3": ("Qwen3ForCausalLM", decoder(24, 2, 6, 2, head_dim=8)),
+    "qwen3_yarn": (
+        "Qwen3ForCausalLM",
+        decoder(18, 1, 3, 3, head_dim=8)
+        | dict(
+            rope_scaling=dict(
+                rope_type="yarn",
+                factor=2.5,
+                original_max_position_embeddings=10,
+                attention_factor=0.7,
+            )
+        ),
+    ),
     "qwen3_tied": ("Qwen3ForCausalLM", decoder(20, 3, 5, 1, head_dim=6, tie_word_embeddings=True)),
     "qwen3_windows": (
         "Qwen3ForCausalLM",
