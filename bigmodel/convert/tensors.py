@@ -138,7 +138,7 @@ def write(
         file = f"model-{number:05}-of-{len(shards):05}.safetensors" if many else WHOLE
         held = {}
         for name in names:
-            held[name] = np.ascontiguousarray(dict([next(tensors)])[name])
+            held[name] = np.asarray(dict([next(tensors)])[name], order="C")
         save_file(held, folder / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(names, file)
     if many:

@@ -20,7 +20,7 @@ NEW = 8  # tokens that are generated
 BEAMS = 3
 
 
-def model_of(name: str, folder: pathlib.Path) -> Any:
+def model_of(name: str, folder: pathlib.Path, dtype: Any = torch.float32) -> Any:
     """The case's model with the weights of `cases.drawn`, saved in a folder."""
     architecture, fields = cases.CASES[name]
     build = getattr(transformers, architecture)
@@ -29,8 +29,8 @@ def model_of(name: str, folder: pathlib.Path) -> Any:
     path = folder / "model.safetensors"
     tensors = {key: cases.drawn(key, value.shape) for key, value in load_file(path).items()}
     save_file(tensors, path, metadata={"format": "pt"})
-    how = {"attn_implementation": "eager"}
-    if "moe" in name or "mixtral" in name:  # torch's grouped products want even shapes
+    how = {"attn_implementation": "eager", "dtype": dtype}
+    if "Moe" in architecture or "Mixtral" in architecture:  # torch's own want even shapes
         how["experts_implementation"] = "eager"
     return build.from_pretrained(folder, **how).eval()
 

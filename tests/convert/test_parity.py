@@ -54,7 +54,7 @@ def test_what_was_imported_is_exported_bit_for_bit(name, made, tmp_path):
         del before[lost]
     assert before.keys() == after.keys()
     for key, value in before.items():
-        assert value.dtype == after[key].dtype
+        assert (value.dtype, value.shape) == (after[key].dtype, after[key].shape)
         np.testing.assert_array_equal(value, after[key], err_msg=key)
     again = convert.open_folder(tmp_path, convert.ARCHITECTURES)
     assert canonical(fields | again.fields) == canonical(fields)
