@@ -115,7 +115,8 @@ def open_folder(folder: str | pathlib.Path, table: Table) -> Folder:
     theirs = Foreign(values, str(folder / "config.json"), found.shapes)
     fields = table[name].fields(theirs)
     unread = theirs.finish()
-    ids = {key: value for key, value in values.items() if key.endswith("_token_id")}
+    said = {**values, **values.get("text_config", {})}
+    ids = {key: value for key, value in said.items() if key.endswith("_token_id")}
     return Folder(name, table[name], fields, ids, unread, found)
 
 
@@ -227,8 +228,8 @@ def export(
         "model_type": architecture.model_type,
         "torch_dtype": dtype,
         **architecture.config(fields),
-        **ids,
     }
+    written.get("text_config", written).update(ids)  # CLIP reads a text where its end token is
     put(folder / "config.json", written)
     put(folder / "generation_config.json", dict(ids))
     given: Iterator = rows.theirs(names, params, dtype)

@@ -8,7 +8,6 @@ import pytest
 
 from bigmodel import convert, trees
 from tests.convert import cases, folders
-from tests.models.families import at
 from tests.quick import jit
 
 pytestmark = pytest.mark.parity
