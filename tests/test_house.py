@@ -13,7 +13,7 @@ FLOORS = (
     {"checkpoint", "decode", "launch", "layers", "objectives", "optimizers", "report"},
     {"adapt", "convert", "data", "models", "sharding"},
     {"recipe"},
-    {"drawing", "evaluate"},
+    {"drawing", "evaluate", "hearing"},
     {"train"},
     {"plan", "run"},
     {"weights"},

@@ -184,7 +184,9 @@ def open_rows(
         pad: what is behind a sound: "mask", nothing, and `audio_segments` says so; or "silence",
             heard like the sound itself (Whisper).
         time_masks, frequency_masks: see `spec_augment.SpecAugment`; none in evaluation.
-        too_long: what becomes of a row whose sound or text does not fit: "refuse", "skip" or "cut".
+        too_long: what becomes of a row whose sound or text does not fit: "refuse", "skip" or "cut";
+            and of one that is too short for its labels, where there is no `end`: refused or
+            skipped.
         empty: what becomes of a sound without a text: "refuse" or "skip".
         broken: "refuse" a sound that cannot be heard, or "skip" and count it.
         normalize: a Unicode form of texts, or "none".
@@ -217,6 +219,8 @@ def open_rows(
     texts = transcripts.prepare_all(heard, tokenizer, normalize=normalize, folder=cache_dir)
     limits = {"frames": frames, "length": length - end}
     chosen, cut = usable(heard, texts, limits, too_long, empty)
+    if not end:
+        chosen = alignable(heard, texts, chosen, limits, too_long, pad)
     skipped = len(heard) - len(chosen)
     if not len(chosen):
         raise config.InputError(
@@ -269,6 +273,37 @@ def usable(
     if too_long == "skip":
         good &= ~longer
     return np.flatnonzero(good), int((good & longer).sum())
+
+
+STRIDE = 2  # frames of one vector of an encoder, of which CTC tells a label
+
+
+def alignable(
+    heard: spectrograms.Spectrograms,
+    texts: transcripts.Transcripts,
+    chosen: np.ndarray,
+    limits: Mapping[str, int],
+    too_long: str,
+    pad: str,
+) -> np.ndarray:
+    """The chosen sounds that have a vector for each label, and between equal ones (CTC).
+
+    Graves et al. 2006, section 3: of others no alignment exists, and their loss is infinite.
+    """
+    good = np.ones(len(chosen), bool)
+    for at, number in enumerate(chosen):
+        labels = texts.tokens[slice(*texts.offsets[number : number + 2])][: limits["length"]]
+        needed = len(labels) + int((labels[1:] == labels[:-1]).sum())
+        frames = limits["frames"] if pad == "silence" else heard.lengths[number]
+        vectors = -(-min(int(frames), limits["frames"]) // STRIDE)
+        good[at] = needed <= vectors
+        if not good[at] and too_long != "skip":
+            raise config.InputError(
+                f"{heard.name_and_text(number)[0]}: its {len(labels)} labels need {needed} vectors "
+                f"({STRIDE} frames of 10 ms each) and the sound has {vectors}: CTC has no "
+                "alignment of them. Mend it, or leave such rows out by data.too_long = 'skip'."
+            )
+    return chosen[good]
 
 
 def row_shapes(fields: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:

@@ -100,12 +100,19 @@ def rotate(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
     return jnp.concatenate(turned, axis=-1).astype(x.dtype)
 
 
-def sinusoids(positions: jax.Array, width: int) -> jax.Array:
+def sinusoids(positions: jax.Array, width: int, steps: int = 0) -> jax.Array:
     """Sines and cosines of wavelengths 2 pi to 20000 pi.  int [B, T] -> float32 [B, T, D]
 
     Vaswani et al. 2017 (arXiv:1706.03762), section 3.5, sines in the first half of the width.
+
+    Args:
+        positions: int [B, T].
+        width: D.
+        steps: from 2 pi to 20000 pi; 0: D / 2, so that the last sine is a step below. With
+            D / 2 - 1 it is of 20000 pi, as in Whisper (Radford et al. 2022, arXiv:2212.04356).
     """
-    frequencies = jnp.asarray(10_000.0 ** -(np.arange(0, width, 2) / width), jnp.float32)
+    whole = 2 * steps or width
+    frequencies = jnp.asarray(10_000.0 ** -(np.arange(0, width, 2) / whole), jnp.float32)
     turn = positions[..., None].astype(jnp.float32) * frequencies
     return jnp.concatenate([jnp.sin(turn), jnp.cos(turn)], axis=-1)[..., :width]
 

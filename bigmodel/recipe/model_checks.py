@@ -10,7 +10,7 @@ from bigmodel.sharding import kernels
 
 COUNTS = (
     *("vocab", "width", "layers", "heads", "length", "image", "channels", "patch"),
-    *("text_width", "text_layers", "text_heads", "text_length", "joint"),
+    *("text_width", "text_layers", "text_heads", "text_length", "joint", "mels"),
 )
 SIZES = (
     *("kv_heads", "head_dim", "hidden", "window", "rope_original_length", "init_std"),
@@ -67,12 +67,13 @@ def images(fields: Mapping[str, Any], data: Mapping[str, Any]) -> None:
 
 
 def sounds(fields: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-    """The data's frames must have the bands that the model hears."""
-    if "mels" in fields and "mels" in data and fields["mels"] != data["mels"]:
-        raise config.InputError(
-            f"data.mels = {data['mels']}: the model hears model.mels = {fields['mels']} bands; the "
-            "two must be equal."
-        )
+    """The data's sounds must be as the model wants them."""
+    for field in ("frames", "mels"):
+        if field in fields and field in data and fields[field] != data[field]:
+            raise config.InputError(
+                f"data.{field} = {data[field]}: the model takes sounds of model.{field} = "
+                f"{fields[field]}; the two must be equal."
+            )
 
 
 def texts(fields: Mapping[str, Any], data: Mapping[str, Any]) -> None:
