@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from bigmodel import checkpoint, compat, config, trees
+from bigmodel import checkpoint, compat, config, hearing, trees
 from bigmodel import drawing as pictures
 from bigmodel import recipe as recipes
 from bigmodel.adapt import lora
@@ -179,7 +179,14 @@ def sample(
             f"and --input label=NUMBER for a class."
         )
     tokenizer, recipe, inputs = run.tokenizer, run.recipe, inputs or {}
-    arrays = input_arrays.arrays(inputs, recipe.example, tokenizer)
+    of_data = recipe.config.data.to_dict()
+    arrays = input_arrays.arrays(inputs, recipe.example, tokenizer, of_data)
+    drawing = sampling.Sampling(**options)
+    if hearing.hears(recipe):
+        asked: dict[str, Any] = {"prompt": "".join(prompts) or None, **sampling.said(drawing)}
+        asked |= dict(max_new_tokens=max_new_tokens, max_length=max_length)
+        beams = dict(num_beams=num_beams, num_return_sequences=num_return_sequences)
+        return told(hearing.transcribe(recipe, run.params, arrays, asked=asked, **beams), on_text)
     rows = max([len(texts) for texts in inputs.values()], default=len(prompts))
     if len(prompts) < 2:  # none, or one for all
         prompts = [*prompts, ""][:1] * rows
@@ -193,8 +200,8 @@ def sample(
     ids = [np.concatenate([[tokenizer.bos], tokenizer.encode(prompt)]) for prompt in prompts]
     if max_new_tokens is None and max_length is None:
         max_new_tokens = MOST_NEW_TOKENS
-        if recipe.fields.get("position") == "learned":  # nobody asked for more than fits
-            max_length = recipe.fields["length"] - 1
+        if (most := learned_positions(recipe)) is not None:  # nobody asked for more than fits
+            max_length = most - 1
     check_length(recipe, ids, max_new_tokens, max_length)
     how: dict[str, Any] = dict(
         max_new_tokens=max_new_tokens,
@@ -206,7 +213,6 @@ def sample(
         multiple=rules.parts(recipe.mesh, dict(recipe.rules)["batch"]),
         inputs=arrays,
     )
-    drawing = sampling.Sampling(**options)
     with meshes.use(recipe.mesh, recipe.rules):
         if num_beams == 1:
             return drawn(run, ids, on_text, sampling=drawing, seed=seed, **how)
@@ -214,9 +220,16 @@ def sample(
         how |= dict(num_beams=num_beams, length_penalty=length_penalty)
         found = beam.search(recipe.model, run.params, ids, **how)
     texts_of = [[tokenizer.decode(one.tokens) for one in of_prompt] for of_prompt in found]
-    if on_text is not None:
-        for i, texts in enumerate(texts_of):
-            for j, whole in enumerate(texts):
+    return told(texts_of, on_text)
+
+
+def told(
+    texts_of: list[list[str]], on_text: Callable[[int, int, str], None] | None
+) -> list[list[str]]:
+    """Whole texts, of which `on_text` is told."""
+    for i, texts in enumerate(texts_of):
+        for j, whole in enumerate(texts):
+            if on_text is not None:
                 on_text(i, j, whole)
     return texts_of
 
@@ -248,13 +261,11 @@ def drawn(
 
 def check_search(drawing: sampling.Sampling) -> None:
     """A search draws nothing: what says how to draw would be passed over."""
-    for field, default in dataclasses.asdict(sampling.Sampling()).items():
-        value = getattr(drawing, field)
-        if value != default:
-            raise config.InputError(
-                f"{field}={value}: a search (num_beams over 1) draws nothing; leave it out, or "
-                "num_beams."
-            )
+    for field, value in sampling.said(drawing).items():
+        raise config.InputError(
+            f"{field}={value}: a search (num_beams over 1) draws nothing; leave it out, or "
+            "num_beams."
+        )
 
 
 def draw(
@@ -281,9 +292,10 @@ def check_length(
     recipe: recipes.Recipe, ids: list[np.ndarray], max_new: int | None, max_length: int | None
 ) -> None:
     """Learned positions end somewhere; text must not go on beyond them."""
-    if recipe.fields.get("position") != "learned":
+    positions = learned_positions(recipe)
+    if positions is None:
         return
-    longest, positions = max(map(len, ids)), recipe.fields["length"]
+    longest = max(map(len, ids))
     if longest >= positions:
         raise config.InputError(
             f"prompt of {longest} tokens: the model has {positions} learned positions; a prompt "
@@ -295,3 +307,9 @@ def check_length(
             f"prompt of {longest} tokens with {wanted - longest} more: the model has {positions} "
             f"learned positions; --max_new_tokens may be at most {positions - longest}."
         )
+
+
+def learned_positions(recipe: recipes.Recipe) -> int | None:
+    """How many the model has: its `length`, where no other kind of position is said."""
+    learned = recipe.fields.get("position", "learned") == "learned"
+    return recipe.fields.get("length") if learned else None

@@ -87,6 +87,8 @@ def import_hf(
         loaded = loaded_as(found, here and place / here, overrides)
         known = {"architecture": found.name, "ids": found.ids, "from": str(folder)}
         workdir.write(place, loaded, workdir.provenance(recipe.mesh) | {"imported": known})
+    if passed := found.passed_over(complete(recipe)):
+        show(f"{folder}: no place for {', '.join(passed)}")
     for field in found.unread:
         show(f"{source / 'config.json'}: {field} is empty and was passed over")
     if not here and "tokenizer" in recipe.config.data:

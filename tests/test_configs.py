@@ -114,6 +114,8 @@ COUNTED_IN = {
     "mae.py": "test_masked_autoencoder.py",
     "t5.py": "test_encoder_decoder.py",
     "transformer.py": "test_encoder_decoder.py",
+    "whisper.py": "test_speech.py",
+    "ctc.py": "test_speech.py",
 }
 
 

@@ -31,6 +31,7 @@ class Architecture:
         data: its kind.
         data_fields: our model's fields -> those of the data that must fit them.
         prefix: which names begin with, and in some folders do not.
+        bare: whether it is written without that prefix.
         unread: a regular expression of names that hold no weights.
         renamed: (pattern, replacement) of names in older folders.
     """
@@ -44,5 +45,6 @@ class Architecture:
     data: str = "text"
     data_fields: Callable[[Fields], dict[str, Any]] = rows_of_text
     prefix: str = ""
+    bare: bool = False
     unread: str = r"rotary_emb\.inv_freq$"
     renamed: tuple[tuple[str, str], ...] = ()

@@ -36,10 +36,12 @@ class Foreign:
 
     Attributes:
         where: the file, for messages.
+        tensors: names of those that stand beside it.
     """
 
-    def __init__(self, values: Mapping[str, Any], where: str):
+    def __init__(self, values: Mapping[str, Any], where: str, tensors: Collection[str] = ()):
         self._values, self.where, self._read = values, where, set[str]()
+        self.tensors = tensors
 
     def take(self, key: str, default: Any = REQUIRED) -> Any:
         """A field's value; `default` where it is not said, or said to be null."""

@@ -48,13 +48,25 @@ class Folder:
         Raises:
             InputError: a tensor is missing, too many, or of another shape.
         """
-        names = self.architecture.rows(complete)
-        names = [dataclasses.replace(row, theirs=self.own(row.theirs)) for row in names]
+        names = self.names(complete)
         tied = [alias for alias in ALIASES if alias in self.tensors.shapes]
         rows.check(names, shapes, self.tensors, "|".join([self.architecture.unread, *UNREAD]))
         for alias in tied:
             self.check_tied(alias, names)
         return rows.read(names, shapes, self.tensors)
+
+    def names(self, complete: Fields) -> list[rows.Row]:
+        """The table of names as this folder has them."""
+        found = self.architecture.rows(complete)
+        return [dataclasses.replace(row, theirs=self.own(row.theirs)) for row in found]
+
+    def passed_over(self, complete: Fields) -> list[str]:
+        """Names of weights that the architecture has and our model has no place for."""
+        read = {re.sub(r"\{\w+\}", "0", row.theirs) for row in self.names(complete)}
+        odd = (*UNREAD, *BUFFERS)
+        found = [name for name in self.tensors.shapes if name not in read]
+        found = [name for name in found if re.search(self.architecture.unread, name)]
+        return [name for name in found if not any(re.search(pattern, name) for pattern in odd)]
 
     def own(self, name: str) -> str:
         """A name as this folder has it: of a bare model, or older."""
@@ -81,6 +93,7 @@ class Folder:
 
 ALIASES = ("lm_head.weight",)
 UNREAD = (r"^lm_head\.weight$",)
+BUFFERS = (r"inv_freq$", r"position_ids$", r"\.attn\.(masked_)?bias$", r"embed_tokens\.weight$")
 
 
 def open_folder(folder: str | pathlib.Path, table: Table) -> Folder:
@@ -98,11 +111,13 @@ def open_folder(folder: str | pathlib.Path, table: Table) -> Folder:
             f"{folder / 'config.json'}: its architecture is {name or 'not said'}; known are "
             f"{', '.join(sorted(table))}.{config.nearest(name, table)}"
         )
-    theirs = Foreign(values, str(folder / "config.json"))
+    found = tensors.Tensors(folder)
+    theirs = Foreign(values, str(folder / "config.json"), found.shapes)
     fields = table[name].fields(theirs)
     unread = theirs.finish()
-    ids = {key: value for key, value in values.items() if key.endswith("_token_id")}
-    return Folder(name, table[name], fields, ids, unread, tensors.Tensors(folder))
+    said = {**values, **values.get("text_config", {})}
+    ids = {key: value for key, value in said.items() if key.endswith("_token_id")}
+    return Folder(name, table[name], fields, ids, unread, found)
 
 
 def which(family: str, fields: Fields, defaults: Fields, table: Table, name: str = "") -> str:
@@ -167,6 +182,9 @@ def canonical(fields: Fields) -> dict[str, Any]:
         found["qkv_bias"] = found["bias"]
     if not found.get("window"):
         found.pop("pattern", None)
+    if "rope_scaling" in found:
+        kind = "llama3" if found["rope_original_length"] else "linear"
+        found["rope_scaling"] = found["rope_scaling"] or kind
     if not found.get("rope_original_length"):
         found |= {"rope_low": 0.0, "rope_high": 0.0}
     if not found.get("experts"):
@@ -201,14 +219,17 @@ def export(
         raise config.InputError(f"dtype {dtype!r}: allowed are {', '.join(ALLOWED)}.")
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    names = architecture.rows(fields)
+    names = list(architecture.rows(fields))
+    if architecture.bare:
+        prefix = architecture.prefix
+        names = [dataclasses.replace(r, theirs=r.theirs.removeprefix(prefix)) for r in names]
     written = {
         "architectures": [name],
         "model_type": architecture.model_type,
         "torch_dtype": dtype,
         **architecture.config(fields),
-        **ids,
     }
+    written.get("text_config", written).update(ids)  # CLIP reads a text where its end token is
     put(folder / "config.json", written)
     put(folder / "generation_config.json", dict(ids))
     given: Iterator = rows.theirs(names, params, dtype)

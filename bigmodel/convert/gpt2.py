@@ -19,7 +19,7 @@ def rows(fields: Fields) -> list[Row]:
     ]
     for n, ours in enumerate(("query", "key", "value")):
         own, other = f"layers/attention/{ours}", f"{LAYER}attn.c_attn"
-        found.append(Row(f"{own}/kernel", f"{other}.weight", plain(1), (n, 3)))
+        found.append(Row(f"{own}/kernel", f"{other}.weight", plain(1), (n, 3), 1))
         found.append(Row(f"{own}/bias", f"{other}.bias", BIAS, (n, 3)))
     products = {"attention/out": "attn.c_proj", "feedforward/up": "mlp.c_fc"}
     products |= {"feedforward/down": "mlp.c_proj"}

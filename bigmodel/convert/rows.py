@@ -65,6 +65,36 @@ LINEAR, OUT = linear(1), linear(2)  # OUT: [heads, head_dim, width] -> [width, h
 BIAS = plain(0)
 
 
+def patches(channels: int) -> Form:
+    """Squares of pixels [row * column * channel, width] as torch's Conv2d."""
+
+    def side(pixels: int) -> int:
+        return math.isqrt(pixels // channels)
+
+    return Form(
+        lambda shape: (shape[1], channels, side(shape[0]), side(shape[0])),
+        lambda theirs, shape: theirs.transpose(2, 3, 1, 0).reshape(shape),
+        lambda ours: ours.reshape(
+            side(ours.shape[0]), side(ours.shape[0]), channels, ours.shape[1]
+        ).transpose(3, 2, 0, 1),
+    )
+
+
+def led(ones: int) -> Form:
+    """An array that has so many dimensions of one before it there."""
+    return Form(
+        lambda shape: (1,) * ones + shape,
+        lambda theirs, shape: theirs.reshape(shape),
+        lambda ours: ours.reshape((1,) * ones + ours.shape),
+    )
+
+
+# A convolution over time [place, in, out] as torch's Conv1d: [out, in, place].
+CONVOLUTION = Form(
+    lambda shape: shape[::-1], lambda theirs, _: theirs.transpose(), lambda ours: ours.transpose()
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
     """One line of a table.
@@ -73,13 +103,15 @@ class Row:
         ours: path of a parameter. Each placeholder in `theirs` is a leading dimension of it.
         theirs: name of their tensors, such as "model.layers.{layer}.mlp.up_proj.weight".
         form: how they are stored.
-        part: (which, of how many) where their tensor holds several of ours along its last axis.
+        part: (which, of how many) where their tensor holds several of ours.
+        axis: along which of its axes.
     """
 
     ours: str
     theirs: str
     form: Form = SAME
     part: tuple[int, int] = (0, 1)
+    axis: int = 0
 
     @property
     def stacked(self) -> int:
@@ -96,8 +128,22 @@ class Row:
 
     def shape(self, shape: Shape) -> Shape:
         """Of each of their tensors, from the shape of ours."""
-        *rest, last = self.form.shape(shape[self.stacked :])
-        return *rest, last * self.part[1]
+        found = list(self.form.shape(shape[self.stacked :]))
+        if self.part[1] > 1:
+            found[self.axis] *= self.part[1]
+        return tuple(found)
+
+
+def dense(ours: str, theirs: str, form: Form = LINEAR, *, bias: bool = True) -> list[Row]:
+    """A product's kernel and bias."""
+    kernel = Row(f"{ours}/kernel", f"{theirs}.weight", form)
+    flat = BIAS if form is LINEAR else SAME  # of [heads, head_dim], where there are heads
+    return [kernel, Row(f"{ours}/bias", f"{theirs}.bias", flat)] if bias else [kernel]
+
+
+def norm(ours: str, theirs: str) -> list[Row]:
+    """A layer norm's scale and bias."""
+    return [Row(f"{ours}/scale", f"{theirs}.weight"), Row(f"{ours}/bias", f"{theirs}.bias")]
 
 
 def check(rows: Sequence[Row], shapes: Mapping[str, Any], tensors: Tensors, unread: str) -> None:
@@ -176,7 +222,7 @@ def _slice(
     for place in itertools.product(*(range(len(some)) for some in numbers)):
         theirs = tensors.get(row.name([some[i] for some, i in zip(numbers, place, strict=True)]))
         if parts > 1:
-            theirs = np.split(theirs, parts, axis=-1)[which]
+            theirs = np.split(theirs, parts, axis=row.axis)[which]
         out[place] = row.form.ours(theirs, shape[n:])[index[n:]]
     return out
 
@@ -206,7 +252,7 @@ def theirs(
         arrays = [_on_host(params[row.ours]) for row in group]
         for place in group[0].places(arrays[0].shape):
             parts = [row.form.theirs(a[place]) for row, a in zip(group, arrays, strict=True)]
-            whole = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+            whole = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=group[0].axis)
             yield group[0].name(place), whole.astype(_dtype(dtype))
 
 

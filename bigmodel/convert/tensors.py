@@ -31,6 +31,7 @@ class Tensors:
         self.folder = folder
         self._files = _files(folder)
         self._file_of: dict[str, pathlib.Path] = {}
+        self._opened: tuple[pathlib.Path | None, Any] = (None, None)
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, str] = {}
         for file, promised in self._files.items():
@@ -62,12 +63,16 @@ class Tensors:
         """One tensor."""
         return self._open(self._file_of[name]).get_tensor(name)
 
-    @functools.cache  # noqa: B019  (as long-lived as the folder's reader)
     def _open(self, file: pathlib.Path) -> Any:
+        """One file at a time is open: what was read of it is memory until it is closed."""
         import safetensors
 
+        if self._opened[0] == file:
+            return self._opened[1]
+        self._opened = (None, None)
         try:
-            return safetensors.safe_open(file, "np")
+            self._opened = file, safetensors.safe_open(file, "np")
+            return self._opened[1]
         except (safetensors.SafetensorError, OSError) as error:
             raise config.InputError(
                 f"{file}: is torn or no safetensors file ({error}); fetch it anew."
@@ -133,7 +138,7 @@ def write(
         file = f"model-{number:05}-of-{len(shards):05}.safetensors" if many else WHOLE
         held = {}
         for name in names:
-            held[name] = np.ascontiguousarray(dict([next(tensors)])[name])
+            held[name] = np.asarray(dict([next(tensors)])[name], order="C")
         save_file(held, folder / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(names, file)
     if many:

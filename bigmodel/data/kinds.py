@@ -19,6 +19,7 @@ from bigmodel.data import (
     masked_text,
     pairs,
     spans,
+    speech,
     text,
 )
 
@@ -32,6 +33,7 @@ KINDS: dict[str, Callable] = {
     "masked_text": masked_text.open_rows,
     "pairs": pairs.open_rows,
     "spans": spans.open_rows,
+    "speech": speech.open_rows,
     "text": text.open_rows,
 }
 # kind -> (fields of a config's model and data) -> {name: (shape of a row, dtype)}
@@ -45,6 +47,7 @@ SHAPES: dict[str, Callable] = {
     "masked_text": masked_text.row_shapes,
     "pairs": pairs.row_shapes,
     "spans": pairs.row_shapes,
+    "speech": speech.row_shapes,
     "text": text.row_shapes,
 }
 # kind -> (its fields, ids of its tokenizer) -> ids in all, where it has more than the tokenizer

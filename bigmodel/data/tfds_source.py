@@ -5,13 +5,16 @@
 
 import contextlib
 import hashlib
+import importlib.util
 import io
 import json
 import os
 import sys
+import types
 from collections.abc import Iterator
 from typing import Any, TextIO
 
+import numpy as np
 from etils import epath
 
 from bigmodel import config
@@ -46,6 +49,7 @@ def builder_of(name: str) -> Any:
     """A data set that TFDS knows, prepared if need be, in a form with random access."""
     import tensorflow_datasets as tfds
 
+    hear_without_tensorflow()
     try:
         builder = tfds.builder(name, data_dir=_data_dir())
     except tfds.core.registered.DatasetNotFoundError as error:
@@ -60,6 +64,23 @@ def builder_of(name: str) -> Any:
         _prepare(builder, name, sys.stderr)
     _random_access(builder, name)
     return builder
+
+
+class NoTensorflow:
+    """All that `tfds.features.Audio` (4.9.10) asks of it where samples are stored as numbers."""
+
+    dtypes = types.SimpleNamespace(as_dtype=np.dtype)
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("files of sound are stored and decoded by TensorFlow")
+
+
+def hear_without_tensorflow() -> None:
+    """Lets TFDS know features of sound where there is no TensorFlow."""
+    if importlib.util.find_spec("tensorflow") is None:
+        from tensorflow_datasets.core.features import audio_feature
+
+        audio_feature.tf = NoTensorflow()
 
 
 def read(folder: str, split: str, field: str, start: int, stop: int) -> Iterator[tuple[str, str]]:

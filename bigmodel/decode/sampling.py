@@ -44,6 +44,12 @@ class Sampling:
                 raise InputError(f"{name}={getattr(self, name)!r}: must be {law}.")
 
 
+def said(sampling: Sampling) -> dict[str, float]:
+    """The fields that are not at their defaults, for what draws nothing to refuse."""
+    plain, given = dataclasses.asdict(Sampling()), dataclasses.asdict(sampling)
+    return {field: value for field, value in given.items() if value != plain[field]}
+
+
 def next_tokens(
     logits: jax.Array, seen: jax.Array, keys: jax.Array, sampling: Sampling
 ) -> jax.Array:

@@ -19,6 +19,7 @@ class CrossAttention(nn.Module):
         heads: H.
         head_dim: C.
         bias: whether the products have one.
+        key_bias: whether that of the keys has one too.
         scale: of the scores; None: C^-1/2.
         attend: the implementation, `attention.reference` or one with its contract.
         initializer: of the kernels in.
@@ -38,6 +39,7 @@ class CrossAttention(nn.Module):
     dtype: jnp.dtype = jnp.bfloat16
     param_dtype: jnp.dtype = jnp.float32
     einsum: Callable[..., jax.Array] = jnp.einsum
+    key_bias: bool = True
 
     @nn.compact
     def __call__(
@@ -89,12 +91,13 @@ def project(layer: CrossAttention, name: str, x: jax.Array | None) -> jax.Array:
     """The heads of a query, key or value.  [B, T, D] -> [B, T, H, C]"""
     if x is None:
         raise ValueError("cross attention needs a memory, or a cache that holds its keys")
+    biased = layer.bias and (layer.key_bias or name != "key")
     product = Einsum(
         equation="BTD,DHC->BTHC",
         shape=(x.shape[-1], layer.heads, layer.head_dim),
         axes=("embed", "heads", "head_dim"),
         initializer=layer.initializer,
-        bias_axes=("heads", "head_dim") if layer.bias else None,
+        bias_axes=("heads", "head_dim") if biased else None,
         dtype=layer.dtype,
         param_dtype=layer.param_dtype,
         einsum=layer.einsum,

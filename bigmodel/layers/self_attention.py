@@ -27,6 +27,7 @@ class Attention(nn.Module):
         kv_heads: K, divides H.
         head_dim: C.
         bias: whether the products into q, k and v have one.
+        key_bias: whether that of k has one too; the softmax does not feel it.
         out_bias: whether the product out has one.
         qk_norm: "none", or how each head's query and key are normalised: "rms", "layer".
         qk_norm_epsilon: of that normalisation.
@@ -61,6 +62,7 @@ class Attention(nn.Module):
     param_dtype: jnp.dtype = jnp.float32
     einsum: Callable[..., jax.Array] = jnp.einsum
     causal: bool = True
+    key_bias: bool = True
 
     @nn.compact
     def __call__(
@@ -106,12 +108,13 @@ class Attention(nn.Module):
         return checkpoint_name(product(out), "out"), cache
 
     def project(self, x: jax.Array, name: str, heads: int, axis: str) -> jax.Array:
+        biased = self.bias and (self.key_bias or name != "key")
         product = Einsum(
             equation="BTD,DHC->BTHC",
             shape=(x.shape[-1], heads, self.head_dim),
             axes=("embed", axis, "head_dim"),
             initializer=self.initializer,
-            bias_axes=(axis, "head_dim") if self.bias else None,
+            bias_axes=(axis, "head_dim") if biased else None,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             einsum=self.einsum,

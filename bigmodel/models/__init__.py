@@ -7,6 +7,8 @@ from bigmodel.models import (
     encoder_decoder,
     masked_autoencoder,
     recommender,
+    speech,
+    speech_encoder,
     two_towers,
     vit,
 )
@@ -22,6 +24,8 @@ FAMILIES = {
         masked_autoencoder.make,
     ),
     "recommender": (recommender.Recommender, recommender.make),
+    "speech": (speech.Speech, speech.make),
+    "speech_encoder": (speech_encoder.SpeechEncoder, speech_encoder.make),
     "two_towers": (two_towers.TwoTowers, two_towers.make),
     "vit": (vit.ViT, vit.make),
 }

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel import config, trees
-from bigmodel.layers import attention, cross_attention, positions, relative, stack
+from bigmodel.layers import attention, positions, relative, stack
 from bigmodel.layers.linear import Table
-from bigmodel.models import tower, transformer, unembedding
+from bigmodel.models import cross_cache, tower, transformer, unembedding
 from bigmodel.models.handle import Batch, Model, Outputs, Params
 
 POSITIONS = ("sinusoidal", "none")
@@ -112,12 +112,10 @@ class EncoderDecoder(nn.Module):
         memory = None
         if cache is None:
             outputs["memory"] = self.encode(table, batch, key)
-            memory = outputs["memory"], memory_segments(batch)
+            segments = cross_cache.segments_of(outputs["memory"], batch.get(SEGMENTS), batch)
+            memory = outputs["memory"], segments
         else:
-            segments = about["segments"]
-            segments = jnp.ones_like(tokens) if segments is None else segments
-            seen = jax.lax.dynamic_update_slice(cache["segments"], segments, (0, start))
-            about, cache = about | {"segments": segments}, cache | {"segments": seen}
+            about["segments"], cache = cross_cache.noted(cache, about["segments"], tokens)
 
         T = tokens.shape[1]
         x = self.embed(table(tokens), batch.get("positions", start + jnp.arange(T)[None]))
@@ -195,13 +193,6 @@ class EncoderDecoder(nn.Module):
 SEGMENTS = "source_segments"
 
 
-def memory_segments(batch: Batch) -> jax.Array | None:
-    """The sources' documents; None: all of one, as are the tokens."""
-    if SEGMENTS not in batch and "segments" in batch:
-        return jnp.ones_like(batch["source"])
-    return batch.get(SEGMENTS)
-
-
 def make(**fields) -> Model:
     """The handle of an encoder-decoder with the fields of `EncoderDecoder`."""
     family = EncoderDecoder(**fields)
@@ -232,25 +223,12 @@ def make(**fields) -> Model:
 
     def new_cache(params: Params, batch: Batch, length: int) -> dict:
         """Empty, but for what the decoder sees of the sources: the encoder runs here, once."""
-        B, S = batch["source"].shape
+        B = batch["source"].shape[0]
         # Of one token: what the decoder makes of it nobody reads, and the compiler drops it.
         of_source = {n: batch[n] for n in ("source", SEGMENTS, "source_positions") if n in batch}
         first = of_source | {"tokens": jnp.zeros((B, 1), jnp.int32)}
         memory = family.apply({"params": params}, first)["memory"]
-        of_cross = params["layers"]["cross"]
-        memory_key, memory_value = cross_attention.keys_and_values(of_cross, memory)
-        axes = ("layers", "batch", None, "act_kv_heads", None)
-        empty = jnp.zeros((family.layers, B, length, family.heads, C), dtype)
-        empty = nn.with_logical_constraint(empty, axes)
-        return {
-            "key": empty,
-            "value": empty,
-            "segments": jnp.zeros((B, length), jnp.int32),
-            "index": jnp.int32(0),
-            "memory_key": memory_key,
-            "memory_value": memory_value,
-            "memory_segments": batch.get(SEGMENTS, jnp.ones((B, S), jnp.int32)),
-        }
+        return cross_cache.new(family, params, memory, batch.get(SEGMENTS), length)
 
     head = functools.partial(unembedding.head, family)
     one = jnp.zeros((1, 1), jnp.int32)

@@ -36,6 +36,7 @@ class Shape:
     feedforward: str = "gelu"
     bias: bool = True
     qkv_bias: bool | None = None
+    key_bias: bool = True
     attention_scale: float = 0.0
     attention_softcap: float = 0.0
     dropout: float = 0.0
@@ -96,7 +97,9 @@ def run(
         cache: see `layers.self_attention.extend`; of this stack.
         condition: what modulates every layer [B, D] (`layers.modulated`), or None.
     """
-    layer_block: nn.Module = transformer.make_block(shape, causal=causal, cross=cross)
+    layer_block: nn.Module = transformer.make_block(
+        shape, causal=causal, cross=cross, key_bias=shape.key_bias
+    )
     if condition is not None:
         layer_block = transformer.make_modulated_block(shape, causal=causal)
     seen = dict(seen or {})

@@ -47,17 +47,22 @@ def initializers(of: Any) -> tuple:
 
 
 def make_block(
-    of: Any, *, dense: bool = True, causal: bool = True, cross: bool = False
+    of: Any,
+    *,
+    dense: bool = True,
+    causal: bool = True,
+    cross: bool = False,
+    key_bias: bool = True,
 ) -> block.Block:
     """One layer, outside of the family's module: its parameters are a slice of the stack."""
     return block.Block(
-        attention=make_attention(of, causal=causal),
+        attention=make_attention(of, causal=causal, key_bias=key_bias),
         feedforward=make_feedforward(of),
         experts=None if dense else make_experts(of),
         norm=make_norm(of),
         placement=of.norm_placement,
         dropout=of.dropout,
-        cross=make_cross_attention(of) if cross else None,
+        cross=make_cross_attention(of, key_bias=key_bias) if cross else None,
         parent=None,
     )
 
@@ -80,7 +85,9 @@ def products(of: Any) -> dict[str, Any]:
     return dict(initializer=kernel, out_initializer=out_kernel, einsum=of.einsum, **dtypes(of))
 
 
-def make_attention(of: Any, *, causal: bool = True) -> Callable[..., nn.Module]:
+def make_attention(
+    of: Any, *, causal: bool = True, key_bias: bool = True
+) -> Callable[..., nn.Module]:
     """Makes the attention layer, given its name."""
     attend = attention.recomputed(of.attend) if of.remat == "attention" else of.attend
     if of.kv_rank:
@@ -112,11 +119,12 @@ def make_attention(of: Any, *, causal: bool = True) -> Callable[..., nn.Module]:
         dropout=of.attention_dropout,
         attend=attend,
         causal=causal,
+        key_bias=key_bias,
         **products(of),
     )
 
 
-def make_cross_attention(of: Any) -> Callable[..., nn.Module]:
+def make_cross_attention(of: Any, *, key_bias: bool = True) -> Callable[..., nn.Module]:
     """Makes the attention to another sequence, given its name."""
     attend = attention.recomputed(of.attend) if of.remat == "attention" else of.attend
     return functools.partial(
@@ -126,6 +134,7 @@ def make_cross_attention(of: Any) -> Callable[..., nn.Module]:
         bias=of.bias,
         scale=of.attention_scale or None,
         attend=attend,
+        key_bias=key_bias,
         **products(of),
     )
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from bigmodel.objectives.classes import classify, regress
 from bigmodel.objectives.contract import Objective, Sums
 from bigmodel.objectives.contrastive import contrastive, sigmoid_contrastive
+from bigmodel.objectives.ctc import ctc
 from bigmodel.objectives.flow import flow_matching
 from bigmodel.objectives.items import next_item
 from bigmodel.objectives.pixels import masked_image
@@ -32,6 +33,7 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "masked_token": masked_token,
     "next_item": next_item,
     "contrastive": contrastive,
+    "ctc": ctc,
     "next_token": next_token,
     "regress": regress,
     "sigmoid_contrastive": sigmoid_contrastive,

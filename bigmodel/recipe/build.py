@@ -230,6 +230,7 @@ def make_model(
     module, builder = models.FAMILIES[name]
     model_checks.model(name, fields, length=row_length(values))
     model_checks.images(fields, values.data)
+    model_checks.sounds(fields, values.data)
     model_checks.texts(fields, values.data)
     mesh, pipeline = layout.mesh, layout.pipeline
     on_cpu = mesh.devices.flat[0].platform == "cpu"

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from bigmodel import config
-from bigmodel.layers import feedforward, stack
+from bigmodel.layers import feedforward, positions, stack
 from bigmodel.recipe.checks import at_least, divisors, known
 from bigmodel.sharding import kernels
 
 COUNTS = (
     *("vocab", "width", "layers", "heads", "length", "image", "channels", "patch"),
-    *("text_width", "text_layers", "text_heads", "text_length", "joint"),
+    *("text_width", "text_layers", "text_heads", "text_length", "joint", "mels"),
 )
 SIZES = (
     *("kv_heads", "head_dim", "hidden", "window", "rope_original_length", "init_std"),
@@ -66,6 +66,16 @@ def images(fields: Mapping[str, Any], data: Mapping[str, Any]) -> None:
             )
 
 
+def sounds(fields: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """The data's sounds must be as the model wants them."""
+    for field in ("frames", "mels"):
+        if field in fields and field in data and fields[field] != data[field]:
+            raise config.InputError(
+                f"data.{field} = {data[field]}: the model takes sounds of model.{field} = "
+                f"{fields[field]}; the two must be equal."
+            )
+
+
 def texts(fields: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     """The data's texts must not be longer than the model's table of their positions."""
     if "text_length" in fields and data.get("text_length", 0) > fields["text_length"]:
@@ -100,6 +110,7 @@ def decoder(fields: Mapping[str, Any]) -> None:
     for name in ("rope_theta", "rope_factor"):
         if not fields[name] > 0:
             raise config.InputError(f"model.{name} = {fields[name]}: must be above 0.")
+    rotary(fields)
     for kind in fields["pattern"] or ("",):
         known("model.pattern", kind, ("global", "local"))
     if "local" in fields["pattern"] and fields["window"] < 1:
@@ -108,6 +119,26 @@ def decoder(fields: Mapping[str, Any]) -> None:
         )
     latent(fields)
     experts(fields)
+
+
+def rotary(fields: Mapping[str, Any]) -> None:
+    """Checks how wavelengths are stretched."""
+    known("model.rope_scaling", fields["rope_scaling"], ("", *positions.SCALINGS))
+    stretch = positions.Rotary(
+        original_length=fields["rope_original_length"], scaling=fields["rope_scaling"]
+    )
+    of_parts = stretch.kind in ("llama3", "yarn")
+    if of_parts != bool(fields["rope_original_length"]):
+        raise config.InputError(
+            f"model.rope_scaling = {fields['rope_scaling']!r}, model.rope_original_length = "
+            f"{fields['rope_original_length']}: 'llama3' and 'yarn' need the length that was "
+            "pretrained at, and 'linear' and 'ntk' read none."
+        )
+    if of_parts and not 0 < fields["rope_low"] < fields["rope_high"]:
+        raise config.InputError(
+            f"model.rope_low = {fields['rope_low']}, model.rope_high = {fields['rope_high']}: must "
+            "be above 0, and the first below the second."
+        )
 
 
 def latent(fields: Mapping[str, Any]) -> None:

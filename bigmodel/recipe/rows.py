@@ -147,15 +147,23 @@ def check_vocabulary(recipe: "build.Recipe") -> None:
     """Every token must have a row in the embedding table; to be asked before any is made."""
     if "tokenizer" not in recipe.config.data:
         return
-    data, size, mask = recipe.config.data, recipe.tokenizer.size, ""
+    data, size, besides = recipe.config.data, recipe.tokenizer.size, ""
     if "mask_rate" in data and recipe.tokenizer.mask == size:
-        size, mask = size + 1, " and one for what is masked"
+        size, besides = size + 1, " and one for what is masked"
     if data.kind in kinds.IDS:
         size = kinds.IDS[data.kind]({name: data[name] for name in data}, size)
+    objective = defaults.builders(recipe.loaded.extensions)["objective"]
+    if getattr(objective[recipe.config.objective.name], "blank", False):
+        size, besides = size + 1, " and one for the blank"
+        if "end" in data and data.end:
+            raise config.InputError(
+                f"data.end = True: labels of the objective {recipe.config.objective.name!r} end "
+                "with the sound, and no token tells it; allowed is False."
+            )
     if recipe.fields.get("vocab", size) < size:
         raise config.InputError(
             f"model.vocab = {recipe.fields['vocab']} is less than the {size} tokens of "
-            f"data.tokenizer = {recipe.config.data.tokenizer!r}{mask}; allowed are {size} and more."
+            f"data.tokenizer = {data.tokenizer!r}{besides}; allowed are {size} and more."
         )
 
 

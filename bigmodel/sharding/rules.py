@@ -39,9 +39,9 @@ FSDP_TENSOR: Rules = (
     ("vocab",             "tensor"),
     ("positions",         None),
     ("token_types",       None),
-    ("patch",             None),               # pixels of a patch
+    ("patch",             None),               # pixels of a patch, taps of a convolution
     ("classes",           None),
-    ("frequencies",       None),               # of a time's sines
+    ("frequencies",       None),               # of a time's sines, of sound
     ("norm",              None),               # vectors as long as the width: too small to cut
     ("layers",            "stage"),            # each stage of a pipeline has its own
     ("dense_layers",      None),               # those before the experts are in none

@@ -43,7 +43,7 @@ def test_what_is_no_input_is_refused(tmp_path, given, named):
 
 
 def test_sources_end_with_their_token_and_are_padded_behind_it():
-    found = inputs.arrays({"source": ["ab", "", "x" * 20]}, READS, BYTES)
+    found = inputs.arrays({"source": ["ab", "", "x" * 20]}, READS, BYTES, {})
     assert found["source"].shape == (3, 32)
     assert found["source"][0, :4].tolist() == [97, 98, BYTES.eos, 0]
     assert found["source_segments"].sum(1).tolist() == [3, 1, 21]
@@ -61,4 +61,4 @@ def test_sources_end_with_their_token_and_are_padded_behind_it():
 )
 def test_a_model_takes_the_inputs_that_it_reads(given, example, named):
     with pytest.raises(config.InputError, match=re.escape(named)):
-        inputs.arrays(given, example, BYTES)
+        inputs.arrays(given, example, BYTES, {})

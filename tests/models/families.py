@@ -19,6 +19,8 @@ from bigmodel.models import (
     encoder_decoder,
     masked_autoencoder,
     recommender,
+    speech,
+    speech_encoder,
     two_towers,
     vit,
 )
@@ -220,6 +222,41 @@ FAMILIES |= {
         captioned,
         EMBEDDINGS,
         of_no_row=("logit_scale", "logit_bias"),
+    ),
+}
+
+
+def sounds(rows: int, seed: int) -> dict[str, np.ndarray]:
+    """Sounds of 3 to 11 frames in 12 places."""
+    draw = np.random.default_rng(seed)
+    real = np.arange(12) < draw.integers(3, 12, (rows, 1))
+    return {
+        "audio": draw.normal(size=(rows, 12, 5)).astype(np.float32),
+        "audio_segments": real.astype(np.int32),
+        "rows": np.arange(rows, dtype=np.int32),
+    }
+
+
+def spoken(rows: int, seed: int) -> dict[str, np.ndarray]:
+    tokens = np.random.default_rng(seed + 1).integers(0, 17, (rows, 6)).astype(np.int32)
+    return sounds(rows, seed) | {"tokens": tokens}
+
+
+SOUND = dict(vocab=17, mels=5, frames=12)
+FAMILIES |= {
+    "speech": Case(
+        speech.make,
+        SOUND | dict(encoder_layers=3, length=12),
+        spoken,
+        ("logits", "hidden", "memory"),
+        ("audio_segments", ("audio",)),
+    ),
+    "speech_encoder": Case(
+        speech_encoder.make,
+        SOUND,
+        sounds,
+        ("frame_logits", "hidden"),
+        ("audio_segments", ("audio",)),
     ),
 }
 

@@ -31,6 +31,24 @@ def test_more_negatives_than_an_evaluation_has_are_drawn_for_its_loss():
     assert first["loss"] == again["loss"] > 0
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "named"),
+    [
+        ("ctc.py:tiny", {"data.frames": 178}, "data.frames = 178: the model takes sounds of"),
+        ("whisper.py:tiny", {"data.mels": 32}, "data.mels = 32: the model takes sounds of"),
+        ("whisper.py:tiny", {"model.frames": 177, "data.frames": 177}, "model.frames = 177: two"),
+        ("whisper.py:tiny", {"data.length": 9}, "data.length = 9 is longer than model.length = 8"),
+        ("whisper.py:tiny", {"model.mels": 0, "data.mels": 0}, "model.mels = 0: must be at least"),
+        ("ctc.py:tiny", {"data.end": True}, "data.end = True: labels of the objective 'ctc' end"),
+        ("ctc.py:tiny", {"model.vocab": 257}, "and one for the blank; allowed are 258 and more"),
+    ],
+)
+def test_sounds_and_texts_that_a_model_of_speech_cannot_have_are_refused(name, changes, named):
+    with pytest.raises(config.InputError) as refused:
+        recipes.train_batches(recipes.make(load(name, **changes), devices=jax.devices()[:1]))
+    assert named in str(refused.value)
+
+
 def test_a_run_that_writes_no_text_says_so(tmp_path):
     bigmodel.train(load("bert.py:tiny", steps=1, batch=4), tmp_path)
     with pytest.raises(config.InputError, match="writes no text"):
