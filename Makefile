@@ -17,7 +17,7 @@ VERSION := $(shell $(PYTHON) -c '$(TELL_VERSION)' 2>/dev/null)
 MADE := $(VENV)/made-by-$(VERSION)
 INSTALLED := $(VENV)/installed-by-$(VERSION)$(EXTRA:%=-%)
 
-.PHONY: install quickstart test test-layouts test-tpu test-plan smoke lint format docs bench
+.PHONY: install quickstart test test-layouts test-tpu test-plan test-parity smoke lint format docs bench
 
 install: $(INSTALLED)
 
@@ -53,6 +53,12 @@ test-tpu: install
 # Plans that `make test` leaves out: budgets, mis-shardings, refactors, refusals; five minutes.
 test-plan: install
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m tpu tests/plan
+
+# Conversion against torch and transformers, which it installs: some GB of packages on machines
+# whose registry has no CPU build.
+test-parity: install
+	$(BIN)/python -m pip install --quiet --editable ".[parity]"
+	$(BIN)/python -m pytest -n $(JOBS) -m "parity or not parity" tests/convert
 
 smoke: install
 	$(BIN)/python -m pytest -m smoke

@@ -24,6 +24,7 @@ REQUIRES = [
     "orbax-checkpoint>=0.12",
     "pyarrow>=26",
     "rich>=15",
+    "safetensors>=0.8",
     "sentencepiece>=0.2.1",
     "tensorboardX>=2.6",
     "tensorflow-datasets>=4.9.10",
@@ -44,6 +45,7 @@ EXTRAS = {
     "text": ["sacrebleu"],
     "audio": ["jiwer", "soundfile"],
     "image": ["pillow", "scikit-learn"],  # scikit-learn: its digits
+    "parity": ["torch==2.13.0", "transformers>=5"],  # what the tests of conversion are held to
     "dev": [
         LIBTPU,
         "hypothesis>=6",

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from bigmodel.run import generate as generate
     from bigmodel.run import load as load
     from bigmodel.train.loop import train as train
+    from bigmodel.weights import export_hf as export_hf
+    from bigmodel.weights import import_hf as import_hf
 
 # Remote paths go through fsspec even where TensorFlow is installed: it would be imported for them.
 os.environ.setdefault("EPATH_USE_TF", "0")
@@ -28,7 +30,9 @@ __all__ = [
     "InputError",
     "default_config",
     "evaluate",
+    "export_hf",
     "generate",
+    "import_hf",
     "load",
     "load_config",
     "plan",
@@ -40,7 +44,9 @@ _PLACES = {
     "InputError": ("bigmodel.config", "InputError"),
     "default_config": ("bigmodel.recipe", "default_config"),
     "evaluate": ("bigmodel.run", "evaluate"),
+    "export_hf": ("bigmodel.weights", "export_hf"),
     "generate": ("bigmodel.run", "generate"),
+    "import_hf": ("bigmodel.weights", "import_hf"),
     "load": ("bigmodel.run", "load"),
     "load_config": ("bigmodel.config", "load"),
     "plan": ("bigmodel.plan", "plan"),

@@ -16,7 +16,17 @@ from typing import Any
 import bigmodel
 from bigmodel import compat, config
 from bigmodel.config import CONFIG, Flag
-from bigmodel.config.subcommands import DRAWING, JSON, PLAN, SAMPLING, TOKENIZERS, WORKDIR
+from bigmodel.config.subcommands import (
+    DRAWING,
+    EXPORT,
+    IMPORT,
+    JSON,
+    PLAN,
+    SAMPLING,
+    TOKENIZERS,
+    WORKDIR,
+    chosen,
+)
 
 Values = Any  # absl's FlagValues: each flag's value is an attribute
 
@@ -28,11 +38,13 @@ class Command:
     Attributes:
         call: takes the flags' values, and the loaded config where there is one; may return a
             status.
+        overrides: whether the call takes the overrides of a config that it makes itself.
     """
 
     call: Callable[..., int | None]
     help: str
     flags: tuple[Flag, ...]
+    overrides: bool = False
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,37 +76,21 @@ def _run(argv: list[str]) -> int:
     if {"--help", "-h"} & set(argv):
         words = [word for word in argv if not word.startswith("-")]
         names = [name for name in COMMANDS if name.split()[: len(words)] == words]
-        names = names or [_subcommand(argv)[0]]
+        names = names or [chosen(argv, list(COMMANDS))[0]]
         print("\n\n".join(config.usage(n, COMMANDS[n].help, COMMANDS[n].flags) for n in names))
         return 0
-    name, argv = _subcommand(argv)
+    name, argv = chosen(argv, list(COMMANDS))
     command = COMMANDS[name]
     values, overrides = config.parse(name, command.flags, argv)
     compat.tune_process()
-    if any(flag.name == CONFIG.name for flag in command.flags):
+    if command.overrides:
+        status = command.call(values, overrides)
+    elif any(flag.name == CONFIG.name for flag in command.flags):
         given = values.config is not None
         status = command.call(values, config.load(values.config, overrides) if given else None)
     else:
         status = command.call(values)
     return status or 0
-
-
-def _subcommand(argv: list[str]) -> tuple[str, list[str]]:
-    """The name of a subcommand, which may be of two words, and what follows it."""
-    first, *rest = argv
-    if first in COMMANDS:
-        return first, rest
-    seconds = [name.split()[1] for name in COMMANDS if name.startswith(f"{first} ")]
-    if not seconds:
-        firsts = list(dict.fromkeys(name.split()[0] for name in COMMANDS))
-        near = config.nearest(first, firsts)
-        raise config.InputError(f'no subcommand "{first}".{near} There are: {", ".join(firsts)}.')
-    second, *rest = rest or [""]
-    if second not in seconds:
-        near = config.nearest(second, seconds)
-        does = f"{first} does: {', '.join(seconds)}"
-        raise config.InputError(f'no subcommand "{first} {second}".{near} {does}.')
-    return f"{first} {second}", rest
 
 
 def _overview() -> str:
@@ -227,6 +223,8 @@ def _config(values: Values, loaded: config.Loaded) -> None:
     else:
         fields = config.flat(config.plain(found))
         print("\n".join(f"{path} = {config.shown(value)}" for path, value in fields.items()))
+        if recipe.tuning_asked(found):  # of any mesh: names and shapes are those of one device
+            print("", *recipe.tuning_table(recipe.make_stored(loaded).tuning), sep="\n")
 
 
 def _prepare(_: Values, loaded: config.Loaded) -> None:
@@ -260,6 +258,19 @@ def _plan(values: Values, loaded: config.Loaded | None) -> int | None:
     from bigmodel.plan import command
 
     return command.run(loaded, **{flag.name: values[flag.name].value for flag in PLAN[1:]})
+
+
+def _import(values: Values, overrides: Sequence[str]) -> None:
+    from bigmodel import weights
+
+    weights.import_hf(values["from"].value, values.workdir, overrides=overrides)
+
+
+def _export(values: Values) -> None:
+    from bigmodel import weights
+
+    how: dict[str, Any] = dict(architecture=values.architecture or "", dtype=values.dtype or "")
+    weights.export_hf(values.workdir, values.to, step=values.step, **how)
 
 
 # The table
@@ -297,6 +308,8 @@ COMMANDS = {
         Flag("size", int, "N", "tokens in the vocabulary", 8192, bounds=(1, None)),
         Flag("out", str, "FILE", "where the tokenizer.json goes", required=True),
     )),
+    "import": Command(_import, "takes weights in from a Hugging Face folder", IMPORT, True),
+    "export": Command(_export, "writes weights as a Hugging Face folder", EXPORT),
     "plan": Command(_plan, "tells what a step costs on hardware that is not here", PLAN),
     "bench": Command(_bench, "measures a step of the config here", (CONFIG, JSON)),
 }

@@ -9,9 +9,10 @@ import jax
 import numpy as np
 from etils import epath
 
-from bigmodel import checkpoint, compat, config, hearing
+from bigmodel import checkpoint, compat, config, hearing, trees
 from bigmodel import drawing as pictures
 from bigmodel import recipe as recipes
+from bigmodel.adapt import lora
 from bigmodel.data import inputs as input_arrays
 from bigmodel.data import kinds, tokenizers
 from bigmodel.decode import beam, sampling
@@ -33,12 +34,14 @@ class Run:
         recipe: what it was made of, on this machine's mesh.
         params: to evaluate with, as `state.eval_params` chooses them.
         step: of the checkpoint.
+        adapters: those that are in `params` already, by path.
     """
 
     workdir: str
     recipe: recipes.Recipe
     params: Any
     step: int
+    adapters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def config(self) -> Any:
@@ -80,8 +83,9 @@ def load(folder: str | epath.Path, *, step: int | None = None, extensions: bool 
             restored = checkpoints.restore(state.eval_parts(abstract), step=step)
         except (FileNotFoundError, checkpoint.UnsoundError) as error:
             raise config.InputError(" ".join(str(error).split())) from error
-    params = state.eval_params(restored.tree, abstract.params)
-    return Run(str(folder), recipe, params, restored.step)
+    params = state.eval_params(restored.tree, abstract)
+    adapters = {path: x for path, x in trees.flatten(params).items() if lora.is_adapter(path)}
+    return Run(str(folder), recipe, recipe.tuning.merged(params), restored.step, adapters)
 
 
 def evaluate(

@@ -1,7 +1,7 @@
 """Pytrees of arrays by path: names "a/b/c", maps and masks over them, split and merge, counts."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -34,15 +34,22 @@ def split(tree: dict, pattern: str) -> tuple[dict, dict]:
 
     The halves keep only the branches that hold a leaf, so that `merge` is the inverse.
     """
+    paths = flatten(tree)
+    found = {path for path in paths if re.search(pattern, path)}
+    return pick(tree, found), pick(tree, set(paths) - found)
+
+
+def pick(tree: dict, paths: Collection[str], is_leaf=None) -> dict:
+    """The branches of nested dicts that hold the leaves of some paths."""
     found: dict = {}
-    rest: dict = {}
-    for path, leaf in flatten(tree).items():
-        *parents, last = path.split("/")
-        branch = found if re.search(pattern, path) else rest
-        for parent in parents:
-            branch = branch.setdefault(parent, {})
-        branch[last] = leaf
-    return found, rest
+    for path, leaf in flatten(tree, is_leaf).items():
+        if path in paths:
+            *parents, last = path.split("/")
+            branch = found
+            for parent in parents:
+                branch = branch.setdefault(parent, {})
+            branch[last] = leaf
+    return found
 
 
 def merge(first: dict, second: dict) -> dict:

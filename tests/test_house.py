@@ -16,6 +16,7 @@ FLOORS = (
     {"drawing", "evaluate", "hearing"},
     {"train"},
     {"plan", "run"},
+    {"weights"},
     {"__main__"},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS, start=1) for room in rooms}
@@ -25,7 +26,8 @@ HOUSE = sorted(ROOT.glob("bigmodel/**/*.py"))
 FOLDERS = ("bigmodel", "tests", "configs", "benchmarks", "experiments")
 FILES = sorted(path for folder in FOLDERS for path in ROOT.glob(f"{folder}/**/*.py"))
 # Of the house a quarter is the plan, which a training run never imports; of the rest a third is
-# what families bring: each a model, an objective, and the kind of data that it is trained on.
+# what families bring: each a model, an objective, and the kind of data that it is trained on. A
+# twentieth are tables of names: the families of others, read and written.
 LINES_OF_A_FILE, LINES_OF_THE_HOUSE = 320, 36_000
 NAMELESS = {"base", "common", "helpers", "misc", "util", "utils"}
 OUTSIDE = {"configs", "experiments", "tests", "benchmarks"}

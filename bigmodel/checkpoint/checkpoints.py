@@ -171,9 +171,16 @@ class Checkpoints:
 
     def metadata(self, step: int | None = None) -> dict[str, Any]:
         """What was given to `save`, of the newest checkpoint with a readable manifest, or {}."""
+        return self._said(step, "metadata")
+
+    def leaves(self, step: int | None = None) -> dict[str, leaves.Description]:
+        """Name -> shape and dtype of all that the same checkpoint holds, or {}."""
+        return self._said(step, "leaves")
+
+    def _said(self, step: int | None, what: str) -> dict[str, Any]:
         for at in reversed(self.steps() if step is None else [step]):
             try:
-                return manifest.read(self.folder / str(at))["metadata"]
+                return manifest.read(self.folder / str(at))[what]
             except manifest.Damaged:
                 continue
         return {}

@@ -89,8 +89,9 @@ def parse(name: str, table: Sequence[Flag], argv: Sequence[str]) -> tuple[Any, l
 
 def usage(name: str, help_text: str, table: Sequence[Flag]) -> str:
     """What `bigmodel NAME --help` prints."""
-    rows = [(f"--{flag.name} {flag.value}".rstrip(), _help(flag)) for flag in table]
-    required = [row[0] for row, flag in zip(rows, table, strict=True) if flag.required]
+    shown = [flag for flag in table if flag.help]  # a config that is made has overrides alone
+    rows = [(f"--{flag.name} {flag.value}".rstrip(), _help(flag)) for flag in shown]
+    required = [row[0] for row, flag in zip(rows, shown, strict=True) if flag.required]
     if any(flag.name == CONFIG.name for flag in table):
         rows.insert(1, ("--config.FIELD=VALUE", "sets a field, as in --config.model.width=128"))
     width = max(len(row[0]) for row in rows) + 2

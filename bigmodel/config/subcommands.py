@@ -1,7 +1,9 @@
 """The flags of subcommands that have many."""
 
 import dataclasses
+from collections.abc import Sequence
 
+from bigmodel.config.errors import InputError, nearest
 from bigmodel.config.flags import CONFIG, Flag
 
 WORKDIR = Flag("workdir", str, "DIR", "the run's folder", required=True)
@@ -28,6 +30,18 @@ DRAWING = (
     Flag("guidance_scale", float, "X", "over 1: more like its class", 1.0, bounds=(0, None)),
     Flag("solver", str, "NAME", "of those steps", "heun", choices=("euler", "heun")),
 )
+IMPORT = (
+    dataclasses.replace(CONFIG, value="", help="", required=False),
+    dataclasses.replace(WORKDIR, help="where the run goes, ready for generate and init_from"),
+    Flag("from", str, "DIR", "a Hugging Face folder: config.json, safetensors", required=True),
+)
+EXPORT = (
+    WORKDIR,
+    Flag("to", str, "DIR", "the folder that is written", required=True),
+    Flag("step", int, "N", "the checkpoint's step; the newest if not given", bounds=(0, None)),
+    Flag("architecture", str, "NAME", "as LlamaForCausalLM; what fits, if not given"),
+    Flag("dtype", str, "NAME", "of what is written", choices=("float32", "bfloat16", "float16")),
+)
 PLAN = (
     dataclasses.replace(CONFIG, required=False),
     Flag("topology", str, "NAME", "v5p:8x8x8, gpu:h200:128x8 (hosts x GPUs) or cpu:8"),
@@ -45,3 +59,21 @@ PLAN = (
     JSON,
 )
 # fmt: on
+
+
+def chosen(argv: list[str], known: Sequence[str]) -> tuple[str, list[str]]:
+    """The name of a known subcommand, which may be of two words, and what follows it."""
+    first, *rest = argv
+    if first in known:
+        return first, rest
+    seconds = [name.split()[1] for name in known if name.startswith(f"{first} ")]
+    if not seconds:
+        firsts = list(dict.fromkeys(name.split()[0] for name in known))
+        near = nearest(first, firsts)
+        raise InputError(f'no subcommand "{first}".{near} There are: {", ".join(firsts)}.')
+    second, *rest = rest or [""]
+    if second not in seconds:
+        near = nearest(second, seconds)
+        does = f"{first} does: {', '.join(seconds)}"
+        raise InputError(f'no subcommand "{first} {second}".{near} {does}.')
+    return f"{first} {second}", rest

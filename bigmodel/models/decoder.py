@@ -48,7 +48,10 @@ class Decoder(nn.Module):
         position: "learned", "rope", "sinusoidal" or "none".
         rope_theta: base of the rotary wavelengths.
         rope_factor: stretches them; see `positions.Rotary`.
-        rope_original_length: 0, or the length before Llama 3.1's stretching.
+        rope_scaling: how: "linear", "llama3", "ntk", "yarn"; "": "llama3" where there is a
+            `rope_original_length`, or "linear".
+        rope_original_length: 0, or the length before that; for "llama3" and "yarn".
+        rope_attention_factor: see `positions.Rotary`.
         rope_low: see `positions.Rotary`.
         rope_high: see `positions.Rotary`.
         rope_local_theta: 0, or the base in "local" layers, which are never stretched (Gemma 3).
@@ -114,7 +117,9 @@ class Decoder(nn.Module):
     position: str = "learned"
     rope_theta: float = 10_000.0
     rope_factor: float = 1.0
+    rope_scaling: str = ""
     rope_original_length: int = 0
+    rope_attention_factor: float = 0.0
     rope_low: float = 1.0
     rope_high: float = 4.0
     rope_local_theta: float = 0.0
@@ -270,7 +275,8 @@ class Decoder(nn.Module):
             return {"global": None, "local": None}
         head_dim = self.rope_dim or self.head_dim or self.width // self.heads
         stretch = (self.rope_factor, self.rope_original_length, self.rope_low, self.rope_high)
-        of_global = positions.Rotary(self.rope_theta, *stretch).angles(where, head_dim)
+        how = (self.rope_scaling, self.rope_attention_factor)
+        of_global = positions.Rotary(self.rope_theta, *stretch, *how).angles(where, head_dim)
         if not self.rope_local_theta:
             return {"global": of_global, "local": of_global}
         of_local = positions.Rotary(self.rope_local_theta).angles(where, head_dim)

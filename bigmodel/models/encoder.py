@@ -21,7 +21,7 @@ class Encoder(nn.Module):
 
     Devlin et al. 2019 (BERT, arXiv:1810.04805), section 3; Liu et al. 2019 (RoBERTa,
     arXiv:1907.11692). The embedding is norm(token + position + token type). Logits of masked
-    tokens are made by the handle's `unembed`: W_embed norm(gelu(W h + b)) + c.
+    tokens are made by the handle's `unembed`: W_embed norm(act(W h + b)) + c.
 
     Attributes:
         vocab: V, rows of the embedding table.
@@ -37,6 +37,7 @@ class Encoder(nn.Module):
         norm_epsilon: of all norms.
         feedforward: see `models.decoder.Decoder`.
         masked_head: whether there is what predicts masked tokens.
+        masked_activation: of it, a name of `feedforward.ACTIVATIONS`.
         pooler: whether the first token is pooled: tanh(W h + b), [B, D].
         next_sentence: whether the pooled vector is told apart in two: does B follow A, or not.
         classes: N of a row, from the pooled vector, or how many numbers; 0: none.
@@ -68,6 +69,7 @@ class Encoder(nn.Module):
     norm_epsilon: float = 1e-12
     feedforward: str = "gelu"
     masked_head: bool = True
+    masked_activation: str = "gelu"
     pooler: bool = True
     next_sentence: bool = False
     classes: int = 0
@@ -174,6 +176,7 @@ def make(**fields) -> Model:
     encoder = Encoder(**fields)
     check(encoder)
     dtype = jnp.dtype(encoder.dtype)
+    activation = feedforward.ACTIVATIONS[encoder.masked_activation]
     norm = transformer.make_norm(tower.shape_of(encoder))(parent=None)
 
     def init(rng: jax.Array, batch: Batch) -> Params:
@@ -188,7 +191,7 @@ def make(**fields) -> Model:
     def unembed(params: Params, hidden: jax.Array) -> jax.Array:
         masked, table = params["masked"], params["embed"]["table"]
         kernel, bias = (masked[name].astype(dtype) for name in ("kernel", "bias"))
-        x = feedforward.gelu(jnp.einsum("...D,DE->...E", hidden.astype(dtype), kernel) + bias)
+        x = activation(jnp.einsum("...D,DE->...E", hidden.astype(dtype), kernel) + bias)
         x = norm.apply({"params": masked["norm"]}, x)
         logits = product_in_float32("...D,VD->...V", x, table.astype(dtype))
         return logits + masked["vocab_bias"].astype(jnp.float32)
@@ -220,6 +223,11 @@ def check(encoder: Encoder) -> None:
         raise config.InputError(
             f"model.norm_placement = {encoder.norm_placement!r}: allowed are "
             f"{', '.join(PLACEMENTS)}.{config.nearest(encoder.norm_placement, PLACEMENTS)}"
+        )
+    if encoder.masked_activation not in feedforward.ACTIVATIONS:
+        raise config.InputError(
+            f"model.masked_activation = {encoder.masked_activation!r}: allowed are "
+            f"{', '.join(feedforward.ACTIVATIONS)}."
         )
     for name in ("token_types", "position_offset", "classes", "token_classes"):
         if getattr(encoder, name) < 0:

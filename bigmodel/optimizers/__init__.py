@@ -4,7 +4,7 @@ schedule = SCHEDULES["warmup_cosine"](steps, peak=3e-4, warmup=100)
 optimizer = make(OPTIMIZERS["adamw"], schedule, axes, clip=1.0, weight_decay=0.1)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -41,6 +41,7 @@ def make(
     *,
     clip: float = 0.0,
     offload: bool = False,
+    factors: Mapping[str, Any] | None = None,
     **fields,
 ) -> optax.GradientTransformation:
     """Clipping by the global norm, then the optimizer; all of it in float32.
@@ -52,13 +53,17 @@ def make(
         axes: like the parameters, each leaf the tuple of that parameter's logical axes.
         clip: the largest norm of all gradients together; 0 leaves them as they are.
         offload: whether the state is kept in the host's memory, and comes for the update alone.
+        factors: path of a parameter -> what its learning rate is multiplied by, a number or an
+            array that spreads over it.
         **fields: the builder's own.
     """
     if clip < 0:
         raise InputError(f"optimizer.clip={clip}: must be 0 (no clipping) or positive.")
     # A chain of two either way, so that a checkpoint's state has one form whatever `clip` is.
     clipping = clip_by_global_norm(clip) if clip else optax.identity()
-    optimizer = in_float32(balanced(optax.chain(clipping, builder(schedule, axes, **fields))))
+    chain = optax.chain(clipping, builder(schedule, axes, **fields))
+    chain = with_factors(chain, factors) if factors else chain
+    optimizer = in_float32(balanced(chain))
     return offloaded(optimizer) if offload else optimizer
 
 
@@ -76,6 +81,30 @@ def offloaded(optimizer: optax.GradientTransformation) -> optax.GradientTransfor
         return updates, moved(state, jax.memory.Space.Host)
 
     return optax.GradientTransformation(optimizer.init, update)
+
+
+def with_factors(
+    optimizer: optax.GradientTransformation, factors: Mapping[str, Any]
+) -> optax.GradientTransformation:
+    """The optimizer with each parameter's learning rate, and so its decay, times a factor.
+
+    What it keeps is as without: the factors may change when a run goes on.
+    """
+
+    def init(params):
+        state = optimizer.init(params)
+        if schedule_free_states(state):
+            raise InputError(
+                "rates, layer_decay: a schedule-free optimizer averages what it does itself, and "
+                "takes one rate for all; allowed are rates = {} and layer_decay = 1.0."
+            )
+        return state
+
+    def update(updates, state, params):
+        steps, state = optimizer.update(updates, state, params)
+        return trees.map_with_path(lambda path, s: s * factors.get(path, 1.0), steps), state
+
+    return optax.GradientTransformation(init, update)
 
 
 # Step of a router's balance bias: gamma of DeepSeek-AI 2024 (arXiv:2412.19437), section 4.2.

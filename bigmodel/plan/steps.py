@@ -35,9 +35,13 @@ def lower(recipe: recipes.Recipe, task: str, prompt: int) -> tuple[jax.stages.Lo
             traced = compiled.trace(recipe, state, recipes.batch_spec(recipe))
         elif task == "evaluate":
             step: Any = make_eval_step(recipe)
-            traced = step.trace(state.params, placed(recipe, recipes.batch_spec(recipe)))
+            traced = step.trace(
+                states.whole(state).params, placed(recipe, recipes.batch_spec(recipe))
+            )
         else:
-            traced = trace_decoding(recipe, state.params, task, prompt)
+            own = trees.flatten(recipe.boxed_params, is_leaf=rules.is_box)
+            params = trees.pick(states.whole(state).params, own)  # without adapters
+            traced = trace_decoding(recipe, params, task, prompt)
         return traced.lower(), about(recipe, state, traced)
 
 
@@ -45,7 +49,7 @@ def about(recipe: recipes.Recipe, state: states.TrainState, traced: Any) -> dict
     """What a plan tells of the step besides its program."""
     pipeline = recipe.pipeline
     return {
-        "parameters": trees.count(state.params),
+        "parameters": trees.count((state.params, state.frozen)),
         "sharding": sharding_of(recipe, state),
         "traced_flops": costs.jaxpr_flops(traced.jaxpr),
         "slice_axis": meshes.slice_axis(recipe.mesh.shape, slices)
@@ -57,9 +61,9 @@ def about(recipe: recipes.Recipe, state: states.TrainState, traced: Any) -> dict
 
 def sharding_of(recipe: recipes.Recipe, state: states.TrainState) -> dict[str, Any]:
     """Of each parameter where it is cut, by its path."""
-    names = trees.flatten(recipe.boxed_params, is_leaf=rules.is_box)
+    names = trees.flatten(recipe.tuning.boxed, is_leaf=rules.is_box)
     found = {}
-    for path, leaf in trees.flatten(state.params).items():
+    for path, leaf in trees.flatten(states.whole(state).params).items():
         spec = [*leaf.sharding.spec, *[None] * (leaf.ndim - len(leaf.sharding.spec))]
         local = leaf.sharding.shard_shape(leaf.shape)
         found[f"params/{path}"] = {

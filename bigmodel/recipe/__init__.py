@@ -19,6 +19,8 @@ from bigmodel.recipe.rows import (
     train_tokenizer,
 )
 from bigmodel.recipe.stored import make_stored
+from bigmodel.recipe.tuning import asked as tuning_asked
+from bigmodel.recipe.tuning import table as tuning_table
 
 __all__ = [
     "Evaluation",
@@ -40,4 +42,6 @@ __all__ = [
     "tokenizer_fingerprint",
     "train_batches",
     "train_tokenizer",
+    "tuning_asked",
+    "tuning_table",
 ]

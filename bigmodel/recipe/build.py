@@ -15,7 +15,7 @@ from bigmodel.data import kinds, tokenizers
 from bigmodel.layers import linear
 from bigmodel.models.handle import Model
 from bigmodel.objectives import Objective
-from bigmodel.recipe import checks, defaults, entries, model_checks
+from bigmodel.recipe import checks, defaults, entries, model_checks, schema, tuning
 from bigmodel.recipe import layout as layouts
 from bigmodel.sharding import experts, kernels, rules, splash
 from bigmodel.sharding.pipeline import Pipeline
@@ -40,6 +40,7 @@ class Recipe:
         rules: logical axis -> mesh axes.
         pipeline: what runs the layers in stages, where the mesh has some.
         boxed_params: abstract parameters in boxes that name their axes.
+        tuning: what of the parameters begins anew and what trains.
         example: a batch of one short row, enough to make parameters.
         fields: the model's, as its builder got them.
     """
@@ -58,6 +59,7 @@ class Recipe:
     rules: rules.Rules
     pipeline: Pipeline | None
     boxed_params: Any
+    tuning: tuning.Tuning
     example: dict[str, jax.Array]
     fields: Mapping[str, Any]
 
@@ -87,11 +89,7 @@ class Recipe:
     @property
     def layer_order(self) -> np.ndarray | None:
         """memory[i] = disk[order[i]], where a pipeline wants layers in another order."""
-        if self.pipeline is None or self.pipeline.repeats == 1:
-            return None
-        boxes = trees.flatten(self.boxed_params, is_leaf=rules.is_box)
-        layers = next(box for path, box in boxes.items() if "layers" in path.split("/"))
-        return self.pipeline.order(layers.value.shape[0])
+        return order_of_layers(self.pipeline, self.boxed_params)
 
     @property
     def compiler_options(self) -> dict[str, Any]:
@@ -110,14 +108,16 @@ def resolve(loaded: config.Loaded | Any) -> config.Loaded:
         loaded = config.Loaded(config=loaded, text="", path="")
     values = loaded.config.copy_and_resolve_references()
     tables = defaults.builders(loaded.extensions)
-    against_schema(values, loaded.extensions)
+    schema.against_schema(values, loaded.extensions)
     for section, table in tables.items():
         if section in ("source", "data"):
             continue
         name = values[section].name
         checks.known(f"{section}.name", name, table)
-        drop_foreign(values[section], table[name], section, loaded.overrides)
-        given = config.resolve(values[section], table[name], section, besides=BESIDES[section])
+        schema.drop_foreign(values[section], table[name], section, loaded.overrides)
+        given = config.resolve(
+            values[section], table[name], section, besides=schema.BESIDES[section]
+        )
         filled = {field: default for field, (_, default) in config.schema(table[name]).items()}
         with values.ignore_type():
             for field, value in (filled | given).items():
@@ -128,80 +128,10 @@ def resolve(loaded: config.Loaded | Any) -> config.Loaded:
         entries.mixture(values.data.mixture)
     entries.compiler(values.compiler)
     entries.prices(values.prices)
+    entries.rates(values.rates)
     for name, entry in values.evals.items():
         entries.evaluation(name, entry)
     return dataclasses.replace(loaded, config=values.lock())
-
-
-# Fields of builders' sections that someone other than the builder reads.
-BESIDES = {
-    "model": ("name",),
-    "objective": ("name",),
-    "optimizer": ("name", "clip", "offload"),
-    "schedule": ("name",),
-}
-
-
-def against_schema(values: Any, extensions: Mapping) -> None:
-    """Refuses fields beside the schema: a dict assigned to a section replaces it whole."""
-    for name in ("model", "objective"):
-        if not isinstance(values.get(name), defaults.ConfigDict) or "name" not in values[name]:
-            raise config.InputError(
-                f"{name}: must be a section with a name; start from bigmodel.default_config()."
-            )
-        config.fit(values[name].name, str, f"{name}.name")
-    complete = defaults.default_config(
-        values.model.name,
-        objective=values.objective.name,
-        data=kind_of_data(values),
-        extensions=extensions,
-    )
-    same_fields("the config", values, complete, "Start from bigmodel.default_config().")
-    for name, section in complete.items():
-        config.fit(values[name], kind(section), name)
-        if not isinstance(section, defaults.ConfigDict) or name in ("evals", "compiler", "prices"):
-            continue
-        cure = f"A dict assigned to a section replaces it: use config.{name}.update(...)."
-        same_fields(name, values[name], section, cure)
-        # A builder's own fields may be None, and are held against the builder.
-        for field in BESIDES.get(name, section):
-            config.fit(values[name][field], kind(section[field]), f"{name}.{field}")
-
-
-def kind_of_data(values: Any) -> str:
-    """The kind that a config's section `data` says."""
-    section = values.data if "data" in values else None
-    if not isinstance(section, defaults.ConfigDict) or "kind" not in section:
-        raise config.InputError(
-            "data: must be a section with a kind; start from bigmodel.default_config()."
-        )
-    return config.fit(section.kind, str, "data.kind")
-
-
-def same_fields(where: str, found: Any, wanted: Any, cure: str) -> None:
-    """Refuses a field too many or too few."""
-    if extra := sorted(set(found) - set(wanted), key=str):
-        raise config.InputError(
-            f"{where} has no field {extra[0]!r}.{config.nearest(extra[0], wanted)}"
-        )
-    if missing := sorted(set(wanted) - set(found), key=str):
-        raise config.InputError(f"{where} lacks the field {missing[0]!r}. {cure}")
-
-
-def kind(default: Any) -> type:
-    """What a field's value must be, told by its default."""
-    return dict if isinstance(default, defaults.ConfigDict) else type(default)
-
-
-def drop_foreign(section: Any, builder: Callable, where: str, overrides: Sequence[str]) -> None:
-    """Another builder chosen on the command line drops what only the file's own one takes."""
-    said = {override.partition("=")[0] for override in overrides}
-    if f"{where}.name" not in said:
-        return
-    kept = {*config.schema(builder), *BESIDES[where]}
-    for field in section:
-        if field not in kept and f"{where}.{field}" not in said:
-            section[field] = None
 
 
 def make(loaded: config.Loaded | Any, devices: Sequence[jax.Device] | None = None) -> Recipe:
@@ -240,14 +170,18 @@ def make(loaded: config.Loaded | Any, devices: Sequence[jax.Device] | None = Non
     schedule = schedule_builder(
         values.steps, **config.resolve(values.schedule, schedule_builder, "schedule")
     )
+    tuned = tuning.make(values, boxed, order_of_layers(layout.pipeline, boxed))
     optimizer_builder = tables["optimizer"][values.optimizer.name]
     optimizer = optimizers.make(
         optimizer_builder,
         schedule,
-        rules.axes_of(boxed),
+        rules.axes_of(tuned.split(tuned.boxed, rules.is_box)[0]),
         clip=values.optimizer.clip,
         offload=values.optimizer.offload,
-        **config.resolve(values.optimizer, optimizer_builder, "optimizer", BESIDES["optimizer"]),
+        factors=tuned.factors,
+        **config.resolve(
+            values.optimizer, optimizer_builder, "optimizer", schema.BESIDES["optimizer"]
+        ),
     )
     return Recipe(
         loaded=loaded,
@@ -257,16 +191,26 @@ def make(loaded: config.Loaded | Any, devices: Sequence[jax.Device] | None = Non
         accumulate=values.accumulate,
         ema=values.ema,
         model=model,
-        objective=objective,
+        objective=tuned.adapted(objective),
         optimizer=optimizer,
         schedule=schedule,
         mesh=mesh,
         rules=table,
         pipeline=layout.pipeline,
         boxed_params=boxed,
+        tuning=tuned,
         example=model.example,
         fields=fields,
     )
+
+
+def order_of_layers(pipeline: Pipeline | None, boxed: Any) -> np.ndarray | None:
+    """memory[i] = disk[order[i]], where a pipeline wants layers in another order."""
+    if pipeline is None or pipeline.repeats == 1:
+        return None
+    boxes = trees.flatten(boxed, is_leaf=rules.is_box)
+    layers = next(box for path, box in boxes.items() if "layers" in path.split("/"))
+    return pipeline.order(layers.value.shape[0])
 
 
 def row_length(values: Any) -> int:

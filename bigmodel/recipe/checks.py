@@ -16,10 +16,11 @@ POSITIVE = (
 )
 NOT_NEGATIVE = (
     *("checkpoint.every", "checkpoint.every_minutes", "optimizer.clip", "data.workers"),
-    *("profile.start", "profile.steps", "objective.chunk", "pipeline.microbatches"),
+    *("lora.rank", "profile.start", "profile.steps", "objective.chunk", "pipeline.microbatches"),
 )
 CHOICES: dict[str, Iterable[str]] = {
     "nonfinite": ("stop", "skip"),
+    "frozen_dtype": ("", "bfloat16", "float32"),
     "checkpoint.best_is": schedule.SIGNS,
     "data.packing": packing.PACKINGS,
     "data.normalize": cache.FORMS,
@@ -63,11 +64,15 @@ def values(flat: Mapping[str, Any]) -> None:
         raise config.InputError(f"seed = {flat['seed']}: must lie between 0 and 2^32 - 1.")
     if not 0 <= flat["ema"] < 1:
         raise config.InputError(f"ema = {flat['ema']}: a decay is at least 0 (none) and below 1.")
-    if flat["init_from"]:
+    if not 0 < flat["layer_decay"] <= 1:
         raise config.InputError(
-            f"init_from = {flat['init_from']!r}: starting from other weights is not there yet; "
-            f"allowed is only ''."
+            f"layer_decay = {flat['layer_decay']}: a factor above 0, up to 1 (all layers alike)."
         )
+    if not 0 < flat["lora.alpha"] < float("inf"):
+        raise config.InputError(f"lora.alpha = {flat['lora.alpha']}: must be above 0.")
+    for field in ("fresh", "frozen", "lora.targets"):
+        for pattern in flat[field]:
+            config.fit(pattern, str, field)
     if flat["optimizer.offload"] and flat["nonfinite"] == "skip":
         raise config.InputError(
             "nonfinite = 'skip': a state in the host's memory (optimizer.offload = True) cannot "

@@ -67,11 +67,20 @@ def default_config(
         "evals": {},  # name -> {"source", "split", "every", "batches"}
         "log": {"every": 10, "tensorboard": True, "wandb": ""},  # wandb: name of the project
         "profile": {"start": 0, "steps": 0},  # window of steps that a trace records
+        # weights that exist: a workdir, DIR@STEP of one, or a Hugging Face folder; read once
         "init_from": "",
+        "fresh": (),  # regular expressions of parameters that begin as a new model's all the same
+        "frozen": (),  # of parameters that do not train
+        "frozen_dtype": "",  # of those; "": model.param_dtype
+        "rates": {},  # regular expression of parameters -> factor of the learning rate
+        "layer_decay": 1.0,  # factor of the learning rate for each layer down from the head
+        # rank 0: none; targets: regular expressions of kernels that get an adapter
+        "lora": {"rank": 0, "alpha": 16.0, "targets": (r"attention/(query|value)/kernel$",)},
     }
     section = ConfigDict(fields, allow_dotted_keys=True).lock()
     mixtures = [section.data.mixture] if "mixture" in section.data else []
-    for open_dict in (section.evals, section.compiler, section.prices, *mixtures):
+    open_sections = (section.evals, section.compiler, section.prices, section.rates, *mixtures)
+    for open_dict in open_sections:
         open_dict.unlock()
     return section
 

@@ -60,6 +60,15 @@ def compiler(entries: Mapping[str, Any]) -> None:
         config.fit(value, bool | int | float | str, f"compiler.{name}")
 
 
+def rates(entries: Mapping[str, Any]) -> None:
+    """Checks factors of the learning rate, pattern of parameters -> factor."""
+    for pattern, value in entries.items():
+        if not 0 < config.fit(value, float, f"rates.{pattern}") < float("inf"):
+            raise config.InputError(
+                f"rates.{pattern} = {value}: a factor is above 0; what should not move is `frozen`."
+            )
+
+
 def prices(entries: Mapping[str, Any]) -> None:
     """Checks dollars of a chip and hour, name of the hardware -> price."""
     for name, value in entries.items():

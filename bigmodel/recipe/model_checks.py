@@ -5,7 +5,7 @@ from typing import Any
 
 from bigmodel import config
 from bigmodel.data import kinds
-from bigmodel.layers import feedforward, stack
+from bigmodel.layers import feedforward, positions, stack
 from bigmodel.recipe.checks import at_least, divisors, known
 from bigmodel.sharding import kernels
 
@@ -137,6 +137,7 @@ def decoder(fields: Mapping[str, Any]) -> None:
     for name in ("rope_theta", "rope_factor"):
         if not fields[name] > 0:
             raise config.InputError(f"model.{name} = {fields[name]}: must be above 0.")
+    rotary(fields)
     for kind in fields["pattern"] or ("",):
         known("model.pattern", kind, ("global", "local"))
     if "local" in fields["pattern"] and fields["window"] < 1:
@@ -145,6 +146,26 @@ def decoder(fields: Mapping[str, Any]) -> None:
         )
     latent(fields)
     experts(fields)
+
+
+def rotary(fields: Mapping[str, Any]) -> None:
+    """Checks how wavelengths are stretched."""
+    known("model.rope_scaling", fields["rope_scaling"], ("", *positions.SCALINGS))
+    stretch = positions.Rotary(
+        original_length=fields["rope_original_length"], scaling=fields["rope_scaling"]
+    )
+    of_parts = stretch.kind in ("llama3", "yarn")
+    if of_parts != bool(fields["rope_original_length"]):
+        raise config.InputError(
+            f"model.rope_scaling = {fields['rope_scaling']!r}, model.rope_original_length = "
+            f"{fields['rope_original_length']}: 'llama3' and 'yarn' need the length that was "
+            "pretrained at, and 'linear' and 'ntk' read none."
+        )
+    if of_parts and not 0 < fields["rope_low"] < fields["rope_high"]:
+        raise config.InputError(
+            f"model.rope_low = {fields['rope_low']}, model.rope_high = {fields['rope_high']}: must "
+            "be above 0, and the first below the second."
+        )
 
 
 def latent(fields: Mapping[str, Any]) -> None:

@@ -55,7 +55,7 @@ def bench(
                 waits.append(ready.waited_seconds - waited)
                 began, waited = now, ready.waited_seconds
     seconds, waits = seconds[warmup:], waits[warmup:]
-    found = figures(recipe, step, seconds, waits, loss, trees.count(state.params))
+    found = figures(recipe, step, seconds, waits, loss, trees.count((state.params, state.frozen)))
     predicted = predict(recipe, step.program) if predict else None
     return found | {"predicted_step_seconds": predicted}
 

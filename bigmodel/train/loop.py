@@ -14,7 +14,7 @@ from bigmodel.data import pipeline
 from bigmodel.evaluate import evaluate, make_eval_step
 from bigmodel.report import curve
 from bigmodel.sharding import mesh as meshes
-from bigmodel.train import compiled, meter, processes, watch, workdir, writers
+from bigmodel.train import compiled, meter, processes, start, watch, workdir, writers
 from bigmodel.train import progress as progresses
 from bigmodel.train import state as states
 
@@ -102,31 +102,34 @@ def prepare(
     checkpoints: checkpoint.Checkpoints,
     progress: progresses.Progress,
 ) -> tuple[Job, states.TrainState]:
-    """Data, the compiled step, and the state: restored if there is a checkpoint, else new."""
+    """Data, the compiled step, and the state: restored if there is a checkpoint, else begun."""
     show = progress.print if jax.process_index() == 0 else lambda text: None
     recipes.check_vocabulary(recipe)
     before = checkpoints.metadata()
     facts = workdir.facts(recipe.loaded, recipes.tokenizer_fingerprint(recipe))
     workdir.check_resume(before, facts, str(folder))  # what is cheap to tell, before any data
+    abstract = states.abstract(recipe)
+    resumes = checkpoints.latest() is not None
+    source = None if resumes else start.find(recipe, abstract, facts, show)
     processes.one_first(lambda: recipes.prepare_data(recipe.loaded, recipes.preparing(show)))
     batches = recipes.train_batches(recipe)
     evaluations = recipes.evaluations(recipe)
     facts["rows"] = batches.rows.fingerprint
     workdir.check_resume(before, facts, str(folder))
 
-    abstract = states.abstract(recipe)
-    resumes = checkpoints.latest() is not None
-
     def make_state() -> states.TrainState:
         if resumes:
-            return checkpoints.restore(abstract, warn=show).tree
-        return states.create(recipe, abstract)
+            stored = checkpoints.restore(states.whole(abstract), warn=show).tree
+            params, frozen = states.parted(stored.params, abstract)
+            return stored.replace(params=params, frozen=frozen)
+        given = start.read(recipe, abstract, source) if source else None
+        return states.create(recipe, abstract, given)
 
     step, state = compiled.compile_beside(recipe, abstract, batches.spec, make_state)
-    checkpoint.warm(abstract)  # on a thread, while the first steps run
+    checkpoint.warm(states.whole(abstract))  # on a thread, while the first steps run
     if jax.process_index() == 0:
         workdir.write(folder, recipe.loaded, workdir.provenance(recipe.mesh))
-    at = f", from step {int(state.step):,}" if resumes else ""
+    at = f", from step {int(state.step):,}" if resumes else f", from {source}" if source else ""
     bubble = f", pipeline bubble {recipe.pipeline.bubble:.1%}" if recipe.pipeline else ""
     show(f"{folder}: {states.describe(state)}, step compiled in {step.seconds:.1f} s{at}{bubble}")
     return Job(recipe, folder, facts, batches, evaluations, checkpoints, step, progress), state
@@ -163,7 +166,8 @@ def run(
                 with teller.speed.paused():
                     measured = teller.evaluate(done, state, due)
                     if save:
-                        job.checkpoints.save(done, state, job.facts, metrics=measured, wait=stop)
+                        whole = states.whole(state)
+                        job.checkpoints.save(done, whole, job.facts, metrics=measured, wait=stop)
             if stop and done < recipe.steps:
                 raise Stopped(request.reason, done)
     job.checkpoints.wait()
@@ -228,7 +232,7 @@ class Teller:
         """The figures of evaluations, as "NAME/metric"."""
         if not due:
             return {}
-        params = states.eval_params(states.eval_parts(state), state.params)
+        params = states.eval_params(states.eval_parts(state), state)
         found: Metrics = {}
         for entry in due:
             measured = evaluate(self.job.recipe, params, entry, self.eval_step)

@@ -1,5 +1,6 @@
 """All that a run is at a step, and how it is born: sharded, on no host as a whole."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -11,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from bigmodel import optimizers, trees
 from bigmodel import recipe as recipes
+from bigmodel.adapt import lora
 from bigmodel.sharding import mesh as meshes
 from bigmodel.sharding import rules
 
@@ -32,29 +34,42 @@ class TrainState(flax.struct.PyTreeNode):
     ema: Params | None = None  # float32 moving average of `params`, where the config asks for one
 
 
-def create(recipe: recipes.Recipe, like: TrainState | None = None) -> TrainState:
-    """The state at step 0, each array made where it lies; `like`: `abstract`'s, if at hand."""
+def create(
+    recipe: recipes.Recipe,
+    like: TrainState | None = None,
+    given: Mapping[str, jax.Array] | None = None,
+) -> TrainState:
+    """The state at step 0, each array made where it lies.
+
+    Args:
+        recipe: of the run.
+        like: `abstract`'s, if at hand.
+        given: parameters by path that are there already, of the state's dtypes and shardings; they
+            are given up. Only the rest is drawn.
+    """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, like or abstract(recipe))
+    given = dict(given or {})
     with meshes.use(recipe.mesh, recipe.rules):
-        program = jax.jit(initializer(recipe), out_shardings=shardings).lower()
-        return program.compile(compiler_options=QUICK)()
+        initial = jax.jit(initializer(recipe), out_shardings=shardings, donate_argnums=0)
+        return initial.lower(given).compile(compiler_options=QUICK)(given)
 
 
 def abstract(recipe: recipes.Recipe) -> TrainState:
     """Shapes, dtypes and shardings of a run's state; nothing is computed or compiled."""
     mesh = recipe.mesh
     shapes = jax.eval_shape(initializer(recipe))
-    params = rules.shardings(recipe.boxed_params, recipe.rules, mesh)
-    of_state = rules.shardings(recipe.boxed_params, rules.of_state(recipe.rules), mesh)
+    boxed, boxed_frozen = recipe.tuning.split(recipe.tuning.boxed, rules.is_box)
+    params = rules.shardings(boxed, recipe.rules, mesh)
+    of_state = rules.shardings(boxed, rules.of_state(recipe.rules), mesh)
     if recipe.config.optimizer.offload:
         of_state = jax.tree.map(lambda s: s.with_memory_kind("pinned_host"), of_state)
-    whole = NamedSharding(mesh, PartitionSpec())
+    everywhere = NamedSharding(mesh, PartitionSpec())
     shardings = TrainState(
-        step=whole,
+        step=everywhere,
         params=params,
-        frozen=jax.tree.map(lambda _: whole, shapes.frozen),
+        frozen=rules.shardings(boxed_frozen, recipe.rules, mesh),
         opt_state=rules.like_params(shapes.opt_state, shapes.params, of_state, mesh),
-        rng=whole,
+        rng=everywhere,
         ema=None if shapes.ema is None else params,
     )
 
@@ -65,20 +80,26 @@ def abstract(recipe: recipes.Recipe) -> TrainState:
 
 
 def initializer(recipe: recipes.Recipe):
-    """() -> the state at step 0."""
+    """(parameters that are there, by path) -> the state at step 0."""
 
-    def init() -> TrainState:
+    def init(given: Mapping[str, jax.Array] | None = None) -> TrainState:
         rng = jax.random.key(recipe.seed)
         init_rng, step_rng = jax.random.split(rng)
         params = nn.unbox(recipe.model.init(init_rng, recipe.example))
+        if recipe.tuning.adapts:
+            params = trees.merge(params, lora.init(init_rng, recipe.tuning.boxed, rules.is_box))
         if (order := recipe.layer_order) is not None:
             params = trees.map_with_path(
                 lambda p, x: x[order] if trees.is_stacked(p, x, len(order)) else x, params
             )
+        params = trees.map_with_path(lambda p, x: (given or {}).get(p, x), params)
+        params, frozen = recipe.tuning.split(params)
+        if dtype := recipe.tuning.frozen_dtype:
+            frozen = jax.tree.map(lambda x: x.astype(dtype), frozen)
         return TrainState(
             step=jnp.int32(0),
             params=params,
-            frozen={},
+            frozen=frozen,
             opt_state=recipe.optimizer.init(params),
             rng=step_rng,
             # 8 bits would round away what each step adds to it.
@@ -88,30 +109,49 @@ def initializer(recipe: recipes.Recipe):
     return init
 
 
+def whole(state: TrainState) -> TrainState:
+    """The state as checkpoints hold it: all parameters together, whether they train or not."""
+    return state.replace(params=trees.merge(state.params, state.frozen), frozen={})
+
+
+def parted(params: Params, like: TrainState) -> tuple[Params, Params]:
+    """All parameters as those that train and those that are frozen; `like` says which."""
+    return trees.pick(params, trees.flatten(like.params)), trees.pick(
+        params, trees.flatten(like.frozen)
+    )
+
+
 def eval_parts(state: TrainState) -> dict[str, Any]:
     """What `eval_params` needs of a state, abstract or not; the names are a checkpoint's."""
     if state.ema is not None:
-        return {"ema": state.ema}
+        return {"ema": state.ema} | ({"params": state.frozen} if state.frozen else {})
+    params = whole(state).params
     if optimizers.schedule_free_states(state.opt_state):
-        return {"opt_state": state.opt_state, "params": state.params}
-    return {"params": state.params}
+        return {"opt_state": state.opt_state, "params": params}
+    return {"params": params}
 
 
-def eval_params(parts: dict[str, Any], like: Params) -> Params:
+def eval_params(parts: dict[str, Any], like: TrainState) -> Params:
     """The parameters to evaluate with: the moving average, schedule-free's, or those that train.
+
+    Those that are frozen are among them.
 
     Args:
         parts: as `eval_parts` chose them.
-        like: the parameters, abstract or not: what is evaluated has their dtypes.
+        like: the state, abstract or not: what is evaluated has the dtypes of its parameters.
     """
     if "ema" in parts:
-        return jax.tree.map(lambda x, y: x.astype(y.dtype), parts["ema"], like)
+        average = jax.tree.map(lambda x, y: x.astype(y.dtype), parts["ema"], like.params)
+        return trees.merge(average, parts["params"]) if like.frozen else average
     if "opt_state" in parts:
-        return jax.jit(optimizers.eval_params)(parts["opt_state"], parts["params"])
+        params, frozen = parted(parts["params"], like)
+        return trees.merge(jax.jit(optimizers.eval_params)(parts["opt_state"], params), frozen)
     return parts["params"]
 
 
 def describe(state: TrainState) -> str:
     """One line: parameters, and bytes of the whole state."""
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    return f"{trees.count(state.params):,} parameters, {size / 2**20:,.0f} MiB of state"
+    count = trees.count((state.params, state.frozen))
+    train = f" ({trees.count(state.params):,} train)" if state.frozen else ""
+    return f"{count:,} parameters{train}, {size / 2**20:,.0f} MiB of state"

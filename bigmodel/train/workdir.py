@@ -110,6 +110,9 @@ BINDING = {
     "data": "other samples",
     "model": "other parameters",
     "optimizer": "another state",
+    "frozen": "another state",
+    "frozen_dtype": "other parameters",
+    "lora": "other parameters",
 }
 # Of those, what may change: where and how numbers are computed, not which.
 FREE = (
@@ -135,7 +138,9 @@ def facts(loaded: config.Loaded, tokenizer: str) -> dict[str, Any]:
     kept = {
         field: value
         for field, value in config.flat(config.plain(values)).items()
-        if field.split(".")[0] in BINDING and field not in FREE
+        if field.split(".")[0] in BINDING
+        and field not in FREE
+        and (values.lora.rank or not field.startswith("lora."))
     }
     return {"config": kept, "tokenizer": tokenizer}
 

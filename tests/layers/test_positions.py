@@ -73,3 +73,33 @@ def test_sinusoids_are_sines_then_cosines_of_geometric_wavelengths(width):
         turn = [p / 10_000 ** (2 * i / width) for i in range(half)]
         wanted = [*map(math.sin, turn), *map(math.cos, turn)][:width]
         np.testing.assert_allclose(row, wanted, atol=1e-4)
+
+
+def test_ntk_makes_the_longest_wavelength_longer_and_keeps_the_shortest():
+    """Peng et al. 2023, definition 1: b' = b s^(C / (C - 2))."""
+    found = positions.Rotary(500.0, 8.0, scaling="ntk").frequencies(C)
+    base = 500.0 * 8.0 ** (C / (C - 2))
+    np.testing.assert_allclose(found, base ** (-2 * np.arange(C // 2) / C))
+    np.testing.assert_allclose(found[0], 1)
+    np.testing.assert_allclose(found[-1] * 8, 500.0 ** -((C - 2) / C))
+
+
+def test_yarn_keeps_what_turns_often_and_stretches_what_turns_rarely():
+    """Peng et al. 2023, section 3.2, alpha = 1, beta = 32 of a pretrained length of 4096."""
+    rotary = positions.Rotary(10_000.0, 16.0, 4096, 1.0, 32.0, "yarn")
+    plain, found = positions.Rotary().frequencies(128), rotary.frequencies(128)
+    turns = 4096 * plain / (2 * math.pi)
+    often, rarely = turns > 34, turns < 0.8
+    assert often.any()
+    assert rarely.any()
+    assert not (often | rarely).all()
+    np.testing.assert_allclose(found[often], plain[often])
+    np.testing.assert_allclose(found[rarely], plain[rarely] / 16)
+    between = ~(often | rarely)
+    assert (found[between] <= plain[between]).all()
+    assert (found[between] >= plain[between] / 16).all()
+    assert (np.diff(found / plain) <= 1e-12).all()
+    sin, cos = rotary.angles(WHERE, 128)
+    np.testing.assert_allclose(sin**2 + cos**2, (0.1 * math.log(16) + 1) ** 2, rtol=1e-5)
+    sin, cos = positions.Rotary(1e4, 16.0, 4096, 1.0, 32.0, "yarn", 0.5).angles(WHERE, 128)
+    np.testing.assert_allclose(sin**2 + cos**2, 0.25, rtol=1e-5)

@@ -65,7 +65,18 @@ REFUSED = {
     "evals.validation.every=-1": ["evals.validation.every = -1", "not be negative"],
     "evals.validation.batches=-1": ["evals.validation.batches = -1", "not be negative"],
     "evals=None": ["evals=None", "a section"],
-    "init_from=runs/a": ["init_from = 'runs/a'"],
+    "fresh=(1,)": ["fresh=1", "text"],
+    "fresh=('[',)": ["fresh: '[' is no regular expression"],
+    "frozen=('^embd/',)": ["frozen: '^embd/' finds no parameter", "embed/table"],
+    "frozen=('',)": ["frozen: finds every parameter"],
+    "frozen=('^embed',); fresh=('table',)": ["frozen: embed/table is in `fresh` too"],
+    "frozen_dtype=int8": ["frozen_dtype = 'int8'", "bfloat16"],
+    "rates={'embd': 2.0}": ["rates: 'embd' finds no parameter", "embed/table"],
+    "rates={'embed': 0}": ["rates.embed = 0", "above 0", "`frozen`"],
+    "rates={'embed': 'x'}": ["rates.embed='x'", "a number"],
+    "frozen=('embed',); rates={'embed': 2.0}": ["rates: 'embed' finds no parameter"],
+    "layer_decay=0": ["layer_decay = 0.0", "above 0"],
+    "layer_decay=1.5": ["layer_decay = 1.5", "up to 1"],
 }
 
 

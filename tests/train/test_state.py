@@ -28,7 +28,7 @@ def test_only_the_parts_that_are_evaluated_are_restored(overrides, parts):
 
 def test_parameters_that_train_are_evaluated_where_they_lie():
     state = states.create(recipes.make(runs.config()))
-    chosen = states.eval_params(states.eval_parts(state), state.params)
+    chosen = states.eval_params(states.eval_parts(state), state)
     own = zip(jax.tree.leaves(chosen), jax.tree.leaves(state.params), strict=True)
     assert all(one is other for one, other in own)
 
@@ -38,9 +38,7 @@ def test_an_average_is_float32_and_evaluated_in_the_dtype_of_the_parameters():
     state = jax.eval_shape(states.initializer(recipe))
     assert dtypes(state.params) == {jnp.dtype("bfloat16")}
     assert dtypes(state.ema) == {jnp.dtype("float32")}
-    chosen = jax.eval_shape(
-        lambda state: states.eval_params({"ema": state.ema}, state.params), state
-    )
+    chosen = jax.eval_shape(lambda state: states.eval_params({"ema": state.ema}, state), state)
     assert dtypes(chosen) == {jnp.dtype("bfloat16")}
 
 

@@ -1,0 +1,112 @@
+"""Foreign checkpoints compute here what they compute there, and go back bit for bit."""
+
+import json
+
+import numpy as np
+import pytest
+
+from bigmodel import convert, trees
+from bigmodel.convert.folders import canonical
+from bigmodel.decode import beam, sampling
+from bigmodel.decode import generate as decoding
+from tests.convert import cases, folders
+from tests.models.families import at
+from tests.quick import jit
+
+over_cases = pytest.mark.parametrize("name", cases.CASES)
+MOST = 10**6  # an end that no text has
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """name -> what was recorded, the place, the folder, model, fields, parameters."""
+    known = {}
+
+    def make(name):
+        if name not in known:
+            place = tmp_path_factory.mktemp(name)
+            found = folders.write(name, place)
+            known[name] = found, place, *folders.opened(place)
+        return known[name]
+
+    return make
+
+
+def given(found):
+    return cases.inputs(found["config"]["model_type"], found["config"])
+
+
+@over_cases
+def test_outputs_are_those_of_transformers(name, made):
+    found, _, _, model, _, params = made(name)
+    outputs = jit(model.apply)(params, given(found))
+    assert found["outputs"]
+    for path, wanted in found["outputs"].items():
+        np.testing.assert_allclose(at(path, outputs), wanted, rtol=1e-4, atol=1e-4, err_msg=path)
+
+
+@over_cases
+def test_what_was_imported_is_exported_bit_for_bit(name, made, tmp_path):
+    _, place, folder, _, fields, params = made(name)
+    export(folder, fields, params, tmp_path)
+    before, after = folders.read(place), folders.read(tmp_path)
+    for lost in folder.passed_over(fields):
+        del before[lost]
+    assert before.keys() == after.keys()
+    for key, value in before.items():
+        assert (value.dtype, value.shape) == (after[key].dtype, after[key].shape)
+        np.testing.assert_array_equal(value, after[key], err_msg=key)
+    again = convert.open_folder(tmp_path, convert.ARCHITECTURES)
+    assert canonical(fields | again.fields) == canonical(fields)
+
+
+def export(folder, fields, params, place, **how):
+    how = dict(dtype="float32", ids=folder.ids) | how
+    given = (folder.name, folder.architecture, fields, trees.flatten(params))
+    convert.export(place, *given, **how)
+
+
+@over_cases
+def test_a_model_is_written_as_what_it_was_read(name, made):
+    _, _, folder, model, fields, _ = made(name)
+    family = folder.architecture.family
+    args = (family, fields, fields, convert.ARCHITECTURES)
+    assert convert.which(*args, folder.name) == folder.name
+    assert convert.ARCHITECTURES[convert.which(*args)].family == family
+
+
+# One of each kind here; all of them by `make test-parity`.
+WRITING = [n for n in cases.CASES if "greedy" in cases.recorded(n)]
+FIRST = ("gpt2", "llama3", "qwen2_windows", "t5")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.parity] * (n not in FIRST)) for n in WRITING]
+)
+def test_text_is_that_of_transformers_greedy_and_with_beams(name, made):
+    found, _, _, model, _, params = made(name)
+    batch = {key: array[:1] for key, array in given(found).items()}
+    new = len(found["greedy"][0])
+    inputs = {key: array for key, array in batch.items() if key != "tokens"}
+    start = np.array([0], np.int32) if inputs else batch["tokens"][0]
+    how = dict(max_new_tokens=new, max_length=None, eos=MOST, vocab=None, inputs=inputs)
+    greedy = sampling.Sampling(temperature=0.0)
+    text = decoding.generate(model, params, [start], sampling=greedy, seed=0, **how)
+    beams = len(found["beams"])
+    more = dict(num_beams=beams, length_penalty=0.0, num_return_sequences=beams)
+    (searched,) = beam.search(model, params, [start], **more, **how)
+    assert [list(text[0])] == found["greedy"]
+    assert [list(one.tokens) for one in searched] == found["beams"]
+
+
+def test_every_kind_of_model_has_at_least_three_rows():
+    tested = [architecture for architecture, _ in cases.CASES.values()]
+    assert set(tested) == set(convert.ARCHITECTURES)
+    for model in {a.model_type for a in convert.ARCHITECTURES.values()}:
+        names = {n for n, a in convert.ARCHITECTURES.items() if a.model_type == model}
+        assert sum(architecture in names for architecture in tested) >= 3, model
+
+
+def test_a_recorded_config_says_what_it_was_made_of(made):
+    found = made("llama3")[0]
+    assert json.loads(json.dumps(found["config"]))["rope_parameters"]["rope_type"] == "llama3"
