@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from bigmodel.convert.fields import Foreign
 from bigmodel.convert.rows import Row
 
@@ -31,6 +33,7 @@ class Architecture:
         data: its kind.
         data_fields: our model's fields -> those of the data that must fit them.
         prefix: which names begin with, and in some folders do not.
+        fixed: fields -> tensors of theirs that are no parameters, and their values.
         bare: whether it is written without that prefix.
         unread: a regular expression of names that hold no weights.
         renamed: (pattern, replacement) of names in older folders.
@@ -46,5 +49,6 @@ class Architecture:
     data_fields: Callable[[Fields], dict[str, Any]] = rows_of_text
     prefix: str = ""
     bare: bool = False
+    fixed: Callable[[Fields], dict[str, np.ndarray]] = lambda _: {}
     unread: str = r"rotary_emb\.inv_freq$"
     renamed: tuple[tuple[str, str], ...] = ()

@@ -1,6 +1,7 @@
 """Model folders as the Hugging Face Hub has them: opened with all checks, and written."""
 
 import dataclasses
+import itertools
 import json
 import pathlib
 import re
@@ -49,8 +50,16 @@ class Folder:
             InputError: a tensor is missing, too many, or of another shape.
         """
         names = self.names(complete)
+        fixed = self.architecture.fixed(complete)
         tied = [alias for alias in ALIASES if alias in self.tensors.shapes]
-        rows.check(names, shapes, self.tensors, "|".join([self.architecture.unread, *UNREAD]))
+        rows.check(
+            names,
+            shapes,
+            self.tensors,
+            "|".join([self.architecture.unread, *UNREAD, *map(re.escape, fixed)]),
+        )
+        for name, value in fixed.items():
+            self.check_fixed(name, value)
         for alias in tied:
             self.check_tied(alias, names)
         return rows.read(names, shapes, self.tensors)
@@ -63,7 +72,7 @@ class Folder:
     def passed_over(self, complete: Fields) -> list[str]:
         """Names of weights that the architecture has and our model has no place for."""
         read = {re.sub(r"\{\w+\}", "0", row.theirs) for row in self.names(complete)}
-        odd = (*UNREAD, *BUFFERS)
+        odd = (*UNREAD, *BUFFERS, *map(re.escape, self.architecture.fixed(complete)))
         found = [name for name in self.tensors.shapes if name not in read]
         found = [name for name in found if re.search(self.architecture.unread, name)]
         return [name for name in found if not any(re.search(pattern, name) for pattern in odd)]
@@ -78,6 +87,17 @@ class Folder:
             first = re.sub(r"\{\w+\}", "0", old)
             name = old if first in self.tensors.shapes else name
         return name
+
+    def check_fixed(self, name: str, value: np.ndarray) -> None:
+        """A tensor that is made of nothing but its shape must be what is made."""
+        if name not in self.tensors.shapes:
+            return
+        found = self.tensors.get(name).astype(np.float32)
+        if found.shape != value.shape or not np.allclose(found, value, atol=4e-3):  # of bfloat16
+            raise config.InputError(
+                f"{self.tensors.folder}: {name} {list(found.shape)} is no fixed table of sines and "
+                f"cosines {list(value.shape)}; one that was trained has no place here."
+            )
 
     def check_tied(self, alias: str, names: list[rows.Row]) -> None:
         """A head that stands beside the table to which it is tied must be that table."""
@@ -232,8 +252,12 @@ def export(
     written.get("text_config", written).update(ids)  # CLIP reads a text where its end token is
     put(folder / "config.json", written)
     put(folder / "generation_config.json", dict(ids))
-    given: Iterator = rows.theirs(names, params, dtype)
-    sizes = rows.sizes(names, params, dtype)
+    fixed = {
+        name: value.astype(rows.numpy_dtype(dtype))
+        for name, value in architecture.fixed(fields).items()
+    }
+    given: Iterator = itertools.chain(rows.theirs(names, params, dtype), fixed.items())
+    sizes = rows.sizes(names, params, dtype) | {n: value.nbytes for n, value in fixed.items()}
     tensors.write(folder, sizes, given, shard_bytes=shard_bytes)
 
 

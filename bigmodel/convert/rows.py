@@ -233,7 +233,7 @@ def sizes(rows: Sequence[Row], shapes: Mapping[str, Any], dtype: str) -> dict[st
     for group in _groups(rows):
         shape = shapes[group[0].ours].shape
         for place in group[0].places(shape):
-            size = math.prod(group[0].shape(shape)) * _dtype(dtype).itemsize
+            size = math.prod(group[0].shape(shape)) * numpy_dtype(dtype).itemsize
             found[group[0].name(place)] = size
     return found
 
@@ -253,7 +253,7 @@ def theirs(
         for place in group[0].places(arrays[0].shape):
             parts = [row.form.theirs(a[place]) for row, a in zip(group, arrays, strict=True)]
             whole = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=group[0].axis)
-            yield group[0].name(place), whole.astype(_dtype(dtype))
+            yield group[0].name(place), whole.astype(numpy_dtype(dtype))
 
 
 def _groups(rows: Sequence[Row]) -> list[list[Row]]:
@@ -264,7 +264,7 @@ def _groups(rows: Sequence[Row]) -> list[list[Row]]:
     return [sorted(group, key=lambda row: row.part) for group in groups.values()]
 
 
-def _dtype(name: str) -> np.dtype:
+def numpy_dtype(name: str) -> np.dtype:
     return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
 
 

@@ -243,8 +243,36 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+WHISPER = dict(num_mel_bins=6, vocab_size=37, max_source_positions=7, max_target_positions=20)
+WHISPER |= dict(pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1)
+WHISPER |= dict(suppress_tokens=None, begin_suppress_tokens=None)
+
+
+def whisper(width: int, layers: int, below: int, heads: int, **more: Any) -> dict[str, Any]:
+    sizes = dict(d_model=width, decoder_layers=layers, encoder_layers=below)
+    sizes |= dict(decoder_attention_heads=heads, encoder_attention_heads=heads)
+    return WHISPER | sizes | dict(encoder_ffn_dim=width + 3, decoder_ffn_dim=width + 3) | more
+
+
+CASES |= {
+    "whisper": ("WhisperForConditionalGeneration", whisper(24, 2, 3, 6)),
+    "whisper_relu": (
+        "WhisperForConditionalGeneration",
+        whisper(20, 3, 1, 5, activation_function="relu", num_mel_bins=5),
+    ),
+    "whisper_long": (
+        "WhisperForConditionalGeneration",
+        whisper(18, 1, 2, 3, max_source_positions=10, max_target_positions=23, vocab_size=41),
+    ),
+}
+
+
 def drawn(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """A tensor's values, by its name; those that multiply as they are lie about one."""
+    if name == "model.encoder.embed_positions.weight":  # Radford et al. 2022, section 2.2
+        turns = 10_000.0 ** -(np.arange(shape[1] // 2) / (shape[1] // 2 - 1))
+        places = np.arange(shape[0])[:, None] * turns
+        return np.concatenate([np.sin(places), np.cos(places)], 1).astype(np.float32)
     draw = np.random.default_rng(zlib.crc32(name.encode()))
     scales = len(shape) == 1 and name.endswith("weight")
     return np.asarray(scales + 0.3 * draw.normal(size=shape), np.float32)
@@ -257,6 +285,10 @@ def inputs(kind: str, config: dict[str, Any]) -> dict[str, np.ndarray]:
     def ids(length: int, vocab: int) -> np.ndarray:
         return draw.integers(3, vocab, (2, length)).astype(np.int32)
 
+    if kind == "whisper":
+        frames = 2 * config["max_source_positions"]
+        audio = draw.normal(size=(2, frames, config["num_mel_bins"])).astype(np.float32)
+        return {"audio": audio, "tokens": ids(7, config["vocab_size"])}
     if kind == "t5":
         vocab = config["vocab_size"]
         return {"source": ids(9, vocab), "tokens": ids(7, vocab)}

@@ -44,6 +44,9 @@ def outputs(model: Any) -> dict[str, Any]:
     if kind == "t5":
         found = model(input_ids=given["source"].long(), decoder_input_ids=tokens)
         return {"logits": found.logits}
+    if kind == "whisper":
+        sound = given["audio"].permute(0, 2, 1)
+        return {"logits": model(input_features=sound, decoder_input_ids=tokens).logits}
     if kind in ("vit", "clip", "siglip"):
         pixels = given["images"].permute(0, 3, 1, 2)
         if kind == "vit":
@@ -73,8 +76,8 @@ def outputs(model: Any) -> dict[str, Any]:
 def continued(model: Any) -> dict[str, list[list[int]]]:
     """What it writes of its first input, greedily and with beams; an end is nothing special."""
     kind = model.config.model_type
-    if not model.can_generate() or kind in ("bert", "roberta"):
-        return {}
+    if not model.can_generate() or kind in ("bert", "roberta", "whisper"):
+        return {}  # Whisper's generate is a procedure over long sounds, with rules of its tokens
     given = cases.inputs(kind, model.config.to_dict())
     first = "source" if "source" in given else "tokens"
     ids = torch.tensor(given[first][:1]).long()
