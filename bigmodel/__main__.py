@@ -149,8 +149,8 @@ def _generate(values: Values) -> None:
         on_text=(lambda _, __, piece: print(piece, end="", flush=True)) if streams else None,
         **{flag.name: values[flag.name].value for flag in SAMPLING},
     )
-    if len(prompts) < len(samples):  # none, or one for all
-        prompts = (prompts or [""]) * len(samples)
+    if len(prompts) != len(samples):  # none, one for all, or classes to choose among
+        prompts = (prompts if len(prompts) == 1 else [""]) * len(samples)
     columns = {"prompt": prompts, **inputs, "samples": samples}
     if values.json:
         rows = zip(*columns.values(), strict=True)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from bigmodel import checkpoint, compat, config, hearing, trees
+from bigmodel import checkpoint, compat, config, hearing, matching, trees
 from bigmodel import drawing as pictures
 from bigmodel import recipe as recipes
 from bigmodel.adapt import lora
@@ -112,6 +112,7 @@ def evaluate(
         chosen = recipes.evaluation(recipe, name, {**entry, "batches": 0}, progress)
         measured = evaluate_split(recipe, run.params, chosen, eval_step)
         measured |= baselines(recipe, chosen.batches.rows, progress)
+        measured |= matching.retrieval(recipe, run.params, chosen)
         found |= {f"{name}/{metric}": value for metric, value in measured.items()}
     return found
 
@@ -180,6 +181,9 @@ def sample(
         )
     tokenizer, recipe, inputs = run.tokenizer, run.recipe, inputs or {}
     data = recipe.config.data
+    if matching.matches(recipe):
+        best = matching.told(recipe, run.params, inputs, prompts, best=num_return_sequences)
+        return told(best, on_text)
     arrays = input_arrays.arrays(inputs, recipe.example, tokenizer, data)
     drawing = sampling.Sampling(**options)
     if hearing.hears(recipe):

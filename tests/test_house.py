@@ -13,7 +13,7 @@ FLOORS = (
     {"checkpoint", "decode", "launch", "layers", "objectives", "optimizers", "report"},
     {"adapt", "convert", "data", "models", "sharding"},
     {"recipe"},
-    {"drawing", "evaluate", "hearing"},
+    {"drawing", "evaluate", "hearing", "matching"},
     {"train"},
     {"plan", "run"},
     {"weights"},

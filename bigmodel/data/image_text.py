@@ -115,9 +115,29 @@ class Rows:
     def text(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
         """An image's tokens, with those that start and end a text.  int32 [at most T]"""
         tokens = self.texts[self.texts.drawn(index, rng)]
-        before = [self.tokenizer.bos] if self.start else []
-        room = self.length - len(before) - 1
-        return np.array([*before, *tokens[:room], self.tokenizer.eos], np.int32)
+        return bounded(tokens, self.length, self.tokenizer, self.start)
+
+
+def bounded(
+    tokens: np.ndarray, length: int, tokenizer: tokenizers.Tokenizer, start: bool
+) -> np.ndarray:
+    """A text's tokens, cut, with those that start and end it.  int32 [at most T]"""
+    before = [tokenizer.bos] if start else []
+    return np.array([*before, *tokens[: length - len(before) - 1], tokenizer.eos], np.int32)
+
+
+def text_arrays(
+    texts: Sequence[str], tokenizer: tokenizers.Tokenizer, data: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """Texts alone as rows have them: tokens and segments, int32 [b, T]; those too long are cut."""
+    T = data["text_length"]
+    tokens = np.full((len(texts), T), tokenizer.eos, np.int32)
+    segments = np.zeros_like(tokens)
+    for at, ids in enumerate(tokenizer.encode_many(texts)):
+        text = bounded(ids, T, tokenizer, data["start"])
+        tokens[at, : len(text)] = text
+        segments[at, : len(text)] = 1
+    return {"tokens": tokens, "segments": segments}
 
 
 def open_rows(
