@@ -54,6 +54,8 @@ class Case:
         segments: the array of the batch whose zeros are padding, and the arrays that are padded
             where it is 0; None: nothing is.
         per_token: of `outputs`, those with an axis of tokens [B, T, ...] as `segments` has.
+        packs: (segments, positions, arrays that go with them) of each side that documents are
+            packed on; none: no side is.
         of_no_row: more paths, of outputs that are the same whatever the batch.
     """
 
@@ -63,6 +65,7 @@ class Case:
     outputs: tuple[str, ...]
     segments: tuple[str, tuple[str, ...]] | None = None
     per_token: tuple[str, ...] = ()
+    packs: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
     of_no_row: tuple[str, ...] = ()
 
 
@@ -107,6 +110,7 @@ FAMILIES |= {
         ("hidden", "logits"),
         segments=("segments", ("tokens",)),
         per_token=("hidden", "logits"),
+        packs=(("segments", "positions", ("tokens",)),),
     )
     for name, fields in RECOMMENDERS.items()
 }
@@ -115,6 +119,7 @@ ENCODER = dict(vocab=19, length=8, dropout=0.0)
 OF_TOKENS = ("hidden", "logits", "token_logits")
 OF_ROWS = ("embeddings/pooled", "class_logits", "sentence_logits")
 PADDED = ("segments", ("tokens", "token_types"))
+TYPED = (("segments", "positions", ("tokens", "token_types")),)
 FAMILIES |= {
     "bert": Case(
         encoder.make,
@@ -123,6 +128,7 @@ FAMILIES |= {
         (*OF_TOKENS, *OF_ROWS),
         PADDED,
         OF_TOKENS,
+        TYPED,
     ),
     "roberta": Case(
         encoder.make,
@@ -131,6 +137,7 @@ FAMILIES |= {
         OF_TOKENS[:2],
         PADDED,
         OF_TOKENS[:2],
+        TYPED,
     ),
     "encoder_pre_norm": Case(
         encoder.make,
@@ -139,6 +146,7 @@ FAMILIES |= {
         ("hidden", "class_logits"),
         PADDED,
         ("hidden",),
+        TYPED,
     ),
 }
 
@@ -150,6 +158,10 @@ FAMILIES |= {
         ("logits", "hidden", "memory"),
         ("source_segments", ("source",)),
         ("memory",),
+        (
+            ("source_segments", "source_positions", ("source",)),
+            ("segments", "positions", ("tokens",)),
+        ),
     )
     for name, fields in PAIRS.items()
 }

@@ -112,22 +112,6 @@ def test_bert_is_its_formula_in_float64():
         np.testing.assert_allclose(own, wanted, rtol=2e-5, atol=2e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "encoder_pre_norm"])
-def test_packed_texts_are_separate_ones(name):
-    batch = texts(2, 3)
-    run = jit(make(name).apply)
-    whole = np.asarray(run(params(name), batch)["hidden"])
-    for row in range(2):
-        for number in (1, 2):
-            own = batch["segments"][row] == number
-            alone = {k: np.zeros((1, 8), np.int32) for k in batch if k != "rows"}
-            for key, array in alone.items():
-                array[0, : own.sum()] = batch[key][row][own]
-            alone["segments"][0, : own.sum()] = 1
-            found = np.asarray(run(params(name), alone)["hidden"])[0, : own.sum()]
-            np.testing.assert_allclose(found, whole[row][own], rtol=1e-5, atol=1e-5)
-
-
 @pytest.mark.parametrize("name", ["bert", "roberta"])
 def test_a_token_sees_what_comes_after_it(name):
     batch = texts(1, 0)

@@ -96,21 +96,6 @@ def test_without_segments_a_source_and_its_tokens_are_whole(name):
 
 
 @over_kinds
-def test_pairs_in_one_row_do_not_see_each_other(name):
-    two = pairs(2, 3)
-    del two["source_segments"]
-    packed = {
-        "source": two["source"].reshape(1, -1),
-        "source_segments": np.repeat([[1, 2]], 8, axis=1).astype(np.int32),
-        "source_positions": np.tile(np.arange(8, dtype=np.int32), 2)[None],
-        "tokens": two["tokens"].reshape(1, -1),
-        "segments": np.repeat([[1, 2]], 6, axis=1).astype(np.int32),
-        "positions": np.tile(np.arange(6, dtype=np.int32), 2)[None],
-    }
-    assert_close(hidden(name, packed)[0], hidden(name, two).reshape(12, -1))
-
-
-@over_kinds
 def test_what_stands_in_the_padding_of_the_tokens_changes_nothing(name):
     batch = with_segments(pairs(2, 0), [1, 1, 1, 1, 0, 0])
     other = batch["tokens"].copy()

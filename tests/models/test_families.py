@@ -8,6 +8,7 @@ import pytest
 from flax.core import meta
 
 from bigmodel import trees
+from bigmodel.models import handle
 from bigmodel.optimizers import matrices
 from bigmodel.sharding import rules
 from tests.models.families import FAMILIES, chosen, make, params, program
@@ -111,6 +112,47 @@ def test_what_stands_in_the_padding_changes_nothing(name):
         if path in case.per_token:
             one, other = np.asarray(one)[real], np.asarray(other)[real]
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
+
+
+OF_TOKENS = ("tokens", "segments", "positions", "prefix")
+
+
+@pytest.mark.parametrize("name", [n for n in FAMILIES if make(n).new_cache is not handle.no_tokens])
+def test_cached_decoding_is_the_full_forward(name):
+    """A prompt at once, and the last two tokens one by one; what else there is comes with it."""
+    model, given = make(name), batch(name)
+    wanted = jit(model.apply)(params(name), given)["logits"]
+    T = given["tokens"].shape[1]
+    beside = {key: array for key, array in given.items() if key not in (*OF_TOKENS, "rows")}
+    cut = {key: array for key, array in given.items() if key in OF_TOKENS}
+    cache = jit(model.new_cache, static_argnums=2)(params(name), given, T)
+    step = jit(model.apply)
+    for start, stop in ((0, T - 2), (T - 2, T - 1), (T - 1, T)):
+        some = {key: array[:, start:stop] for key, array in cut.items()}
+        outputs = step(params(name), some | (beside if start == 0 else {}), cache=cache)
+        cache = outputs["cache"]
+        real = some.get("segments", np.ones_like(some["tokens"])) > 0
+        found, full = np.asarray(outputs["logits"]), np.asarray(wanted[:, start:stop])
+        assert_close(found[real], full[real])
+    assert int(cache["index"]) == T
+
+
+@pytest.mark.parametrize("name", [n for n, case in FAMILIES.items() if case.packs])
+def test_rows_packed_into_one_are_as_if_alone(name):
+    """Two rows without padding, one behind the other, of two documents."""
+    case, both = FAMILIES[name], batch(name)
+    packed = {}
+    for segments, positions, arrays in case.packs:
+        T = both[arrays[0]].shape[1]
+        both.pop(positions, None)
+        both[segments] = np.ones_like(both[arrays[0]])
+        packed |= {key: both[key].reshape(1, -1) for key in arrays}
+        packed[segments] = np.repeat([[1, 2]], T, axis=1).astype(np.int32)
+        packed[positions] = np.tile(np.arange(T, dtype=np.int32), 2)[None]
+    assert set(packed) | {"rows"} >= set(both)
+    run = jit(make(name).apply)
+    alone, found = run(params(name), both)["hidden"], run(params(name), packed)["hidden"]
+    assert_close(found[0], alone.reshape(-1, alone.shape[-1]), 1e-5)
 
 
 @over_families
