@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 
 from bigmodel import config
-from bigmodel.data import cache, files, store
+from bigmodel.data import cache, files, store, tfds_source
 
 FORMAT = 1  # raise it when the same inputs would give other arrays
 HOME = "~/.cache/bigmodel/interactions"
-KINDS = ("python_stdlib", "table:FILE", "jsonl:GLOB")
+KINDS = ("python_stdlib", "table:FILE", "jsonl:GLOB", "tfds:NAME[/CONFIG]")
 HELD_OUT = 2  # last actions of a user: one to validate, one to test
 LINES_BETWEEN_REPORTS = 2**16
 
@@ -129,6 +129,10 @@ def find(source: str, how: Reading) -> tuple[str, int, Callable[[], Iterator[Act
     kind, _, where = source.partition(":")
     if source == "python_stdlib":
         return f"{source} {sys.version}", 0, read_stdlib
+    if kind == "tfds" and where:
+        fields = [how.user, how.item, *([how.time] if how.time else [])]
+        fingerprint, rows = tfds_source.find_rows(where, "all", fields)
+        return f"{kind} {fingerprint}", 0, lambda: (action(at, row, how) for at, row in rows())
     if kind not in ("table", "jsonl") or not where:
         names = [name.partition(":")[0] for name in KINDS]
         raise config.InputError(

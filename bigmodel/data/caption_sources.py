@@ -9,10 +9,11 @@ from typing import Any
 from etils import epath
 
 from bigmodel import config
-from bigmodel.data import files, image_sources, sources
+from bigmodel.data import files, image_sources, sources, tfds_source
 from bigmodel.data.image_sources import Example, Source
 
-KNOWN = ("digits", "jsonl:FILE", "captions:FOLDER")
+KNOWN = ("digits", "jsonl:FILE", "captions:FOLDER", "tfds:NAME[/CONFIG]")
+TEXTS = ("text", "caption", "captions")  # features of TFDS that may hold an image's texts
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 WORDINGS = ("the digit {}", "a scan of the digit {}", "a handwritten {}", "the number {}")
 
@@ -22,14 +23,16 @@ def find(name: str, split: str) -> Source:
 
     Args:
         name: of KNOWN.
-        split: 98, 1 and 1 per cent of the images by a hash of their bytes, or "all"; of the digits
-            eight, one and one in ten.
+        split: of a TFDS data set its own; else 98, 1 and 1 per cent of the images by a hash of
+            their bytes, or "all"; of the digits eight, one and one in ten.
     """
     kind, _, where = name.partition(":")
     if name == "digits":
         return digits(split)
     if kind == "jsonl" and where:
         return jsonl(name, where, sources.hashed_split(name, split))
+    if kind == "tfds" and where:
+        return tfds(name, where, split)
     if kind == "captions" and where:
         return captions(name, where, sources.hashed_split(name, split))
     names = [known.partition(":")[0] for known in KNOWN]
@@ -126,6 +129,34 @@ def captions(name: str, where: str, hashed: str) -> Source:
         own = [files.changed(str(p)) for p in (path, of_path)]
         known.append([str(path).removeprefix(str(root)), *own])
     return captioned(name, known, rows, hashed)
+
+
+def tfds(name: str, where: str, split: str) -> Source:
+    """A TFDS data set with "image" and a feature of TEXTS: one text, or several, such as
+    coco_captions."""
+    features = tfds_source.builder_of(where).info.features
+    field = next((text for text in TEXTS if text in features), "")
+    if not field:
+        raise config.InputError(
+            f'source "{name}" has no feature {", ".join(TEXTS)}; it has {", ".join(features)}.'
+        )
+    known, rows = tfds_source.find_rows(where, split, ("image", field), encoded=("image",))
+
+    def read() -> Iterator[Example]:
+        for row, found in rows():
+            texts = several(found[field])
+            if not texts or not all(text.strip() for text in texts):
+                raise config.InputError(f"{row} has an empty text; an image needs one at least.")
+            yield Example(row.partition('": ')[2], bytes(found["image"]), "", texts, ())
+
+    return Source(name, known, read, ("",))
+
+
+def several(value: Any) -> tuple[str, ...]:
+    """A feature's texts: one, an array of some, or a record of arrays whose "text" they are."""
+    value = value["text"] if isinstance(value, dict) else value
+    listed = [value] if isinstance(value, str | bytes) else list(value)
+    return tuple(text.decode() if isinstance(text, bytes) else str(text) for text in listed)
 
 
 def captioned(name: str, known: Any, rows: Sequence[Row], hashed: str) -> Source:

@@ -15,9 +15,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from bigmodel import config
-from bigmodel.data import files, sources
+from bigmodel.data import files, sources, tfds_source
 
-KINDS = ("python_stdlib", "lines:SOURCE_FILE,TARGET_FILE", "jsonl:GLOB", "tsv:GLOB")
+KINDS = (
+    *("python_stdlib", "lines:SOURCE_FILE,TARGET_FILE", "jsonl:GLOB", "tsv:GLOB"),
+    "tfds:NAME[/CONFIG]",
+)
 
 
 class Pair(NamedTuple):
@@ -66,13 +69,17 @@ def find(
 
     Args:
         name: as KINDS says, or a name in `extensions`.
-        split: "train", "validation", "test" (98, 1 and 1 per cent of the pairs, by a hash of the
-            source text, so that one text is never on two sides) or "all".
-        fields: of a JSON record, that of the source and that of the target.
+        split: of a TFDS data set its own; else "train", "validation", "test" (98, 1 and 1 per cent
+            of the pairs, by a hash of the source text, so that one text is never on two sides) or
+            "all".
+        fields: of a JSON record, or features of TFDS as ("de", "en"): that of the source and that
+            of the target.
         extensions: the user's own sources: functions that return pairs of texts, or dicts.
     """
-    split = sources.hashed_split(name, split)
     kind, _, where = name.partition(":")
+    if kind == "tfds" and where:
+        return _of_tfds(name, where, split, fields)
+    split = sources.hashed_split(name, split)
     if name in (extensions or {}):
         own = (extensions or {})[name]
         known = sources.find(name, split, extensions=extensions).fingerprint
@@ -140,6 +147,17 @@ def _table(path: str, file: int) -> Iterator[Pair]:
                 "target."
             )
         yield Pair(cells[0], cells[1], file, number)
+
+
+def _of_tfds(name: str, where: str, split: str, fields: tuple[str, str]) -> PairSource:
+    """A TFDS data set with two features of text, such as a translation's languages."""
+    known, rows = tfds_source.find_rows(where, split, fields)
+
+    def read() -> Iterator[Pair]:
+        for number, (row, record) in enumerate(rows(), 1):
+            yield Pair(*_texts(record, fields, row), 0, number)
+
+    return PairSource(name, known, (f"{name} {split}",), 0, read, "all")
 
 
 def _of_user(pairs: Iterable[Any], name: str, fields: tuple[str, str]) -> Iterator[Pair]:

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
 
 import numpy as np
@@ -95,6 +95,57 @@ def read(folder: str, split: str, field: str, start: int, stop: int) -> Iterator
         for index, example in zip(indices, examples.__getitems__(indices), strict=True):
             text = example[field]
             yield f"{folder}: {split}[{index}]", bytes(text).decode("utf-8", "replace")
+
+
+Rows = Callable[[], Iterator[tuple[str, dict[str, Any]]]]
+
+
+def find_rows(
+    name: str, split: str, fields: Sequence[str], *, encoded: Sequence[str] = ()
+) -> tuple[str, Rows]:
+    """A fingerprint, and what reads some features of a data set's examples, by where each stands.
+
+    Args:
+        name: of the data set, with its config.
+        split: as TFDS has it.
+        fields: features that are read, texts as str.
+        encoded: of those, the ones that are left as they are stored, such as images.
+    """
+    import tensorflow_datasets as tfds
+
+    builder = builder_of(name)
+    features = dict(builder.info.features)
+    for field in fields:
+        if field not in features:
+            raise config.InputError(
+                f'source "tfds:{name}" has no feature "{field}"; it has {", ".join(sorted(features))}.'
+                f"{config.nearest(field, features)}"
+            )
+    _parts(builder.data_path, name, split, fields[0])  # refuses a split that is not there
+    nested = (tfds.features.FeaturesDict, tfds.features.Sequence, tfds.features.Dataset)
+    raw = [n for n, f in features.items() if n not in fields and not isinstance(f, nested)]
+    decoders = {n: tfds.decode.SkipDecoding() for n in (*raw, *encoded)}
+    noted = (builder.data_path / "dataset_info.json").read_text()
+
+    def read() -> Iterator[tuple[str, dict[str, Any]]]:
+        found = builder.as_data_source(split, decoders=decoders)
+        for index in range(len(found)):
+            example = found[index]
+            where = f'source "tfds:{name}": {split}[{index}]'
+            yield where, {field: _plain(example[field]) for field in fields}
+
+    known = json.dumps([noted, split, list(fields)])
+    return hashlib.sha256(known.encode()).hexdigest(), read
+
+
+def _plain(value: Any) -> Any:
+    """Texts as str, numbers as Python's; images' bytes, which are no UTF-8, stay."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return value
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _parts(folder: epath.Path, name: str, split: str, field: str) -> Found:
