@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from bigmodel import config, trees
+from bigmodel import config, objectives, trees
 from bigmodel import recipe as recipes
 from bigmodel.sharding import mesh as meshes
 from bigmodel.train import state, step
@@ -91,3 +91,8 @@ def felt(params: Any) -> Any:
 @functools.cache
 def reference(name: str) -> tuple[float, dict[str, np.ndarray]]:
     return gradient(name)
+
+
+def whole_batch(name: str) -> bool:
+    """Whether the config's objective is about all rows of a batch together."""
+    return hasattr(objectives.OBJECTIVES[load(name).config.objective.name], "whole_batch")
