@@ -111,9 +111,11 @@ def test_what_is_fresh_is_a_new_models_and_may_have_another_shape(source, expect
     assert any("model.vocab is 264, here 300" in line for line in said)
 
 
-def test_schedule_free_runs_give_their_average(tmp_path):
+def test_schedule_free_runs_give_their_average_and_a_balance_as_it_is(tmp_path):
     free = dict(optimizer=dict(name="schedule_free_adamw"), schedule=dict(name="constant"))
-    _, state, _ = begun(written(tmp_path, made(**free)), mesh=dict(fsdp=2))
+    experts = dict(experts=2, router="sigmoid", router_balance=True)
+    written(tmp_path, made(**free, model=experts))
+    _, state, _ = begun(tmp_path, mesh=dict(fsdp=2), model=experts)
     expected, raw = trees.flatten(bigmodel.load(tmp_path).params), stored(tmp_path, "params")
     for path, value in trees.flatten(state.params).items():
         np.testing.assert_allclose(value, expected[path], rtol=1e-6, atol=1e-7, err_msg=path)
