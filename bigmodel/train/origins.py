@@ -55,6 +55,11 @@ def open_source(recipe: recipes.Recipe, place: str, show: Callable[[str], None])
     if (folder / "checkpoints").exists():
         return OfRun(recipe, folder, step, show)
     if step is None and (folder / "config.json").exists():
+        if "://" in place:
+            raise config.InputError(
+                f"init_from = {place!r}: a Hugging Face folder is read from a local path; copy it "
+                "there, or make it a workdir by `bigmodel import`."
+            )
         return OfFolder(recipe, pathlib.Path(place))
     raise config.InputError(
         f"init_from = {place!r}: is no workdir with checkpoints, and no folder with a config.json "

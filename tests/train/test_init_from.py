@@ -13,7 +13,7 @@ from bigmodel.checkpoint import Checkpoints
 from bigmodel.config import load_text
 from bigmodel.models.decoder import Decoder
 from bigmodel.sharding import mesh as meshes
-from bigmodel.train import start, workdir
+from bigmodel.train import origins, start, workdir
 from bigmodel.train import state as states
 from tests import runs
 
@@ -186,6 +186,13 @@ def test_a_place_without_weights_is_refused_before_any_data_is_read(source, tmp_
         with pytest.raises(config.InputError, match=words):
             bigmodel.train(load_text(text, None, {"init_from": place}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_hugging_face_in_a_bucket_is_refused_by_its_name(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr("bigmodel.config.place", lambda *_, **__: tmp_path)
+    with pytest.raises(config.InputError, match=r"'gs://a/model': a Hugging .* from a local path"):
+        origins.open_source(recipes.make(made()), "gs://a/model", print)
 
 
 def test_layers_that_the_run_lacks_and_what_else_differs_are_told(source):
