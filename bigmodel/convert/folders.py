@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from bigmodel import config
@@ -169,7 +170,8 @@ def which(family: str, fields: Fields, defaults: Fields, table: Table, name: str
 def lacking(architecture: Architecture, fields: Fields, defaults: Fields) -> list[str]:
     """The fields that a config of that kind would lose; all, if it can be none of it."""
     try:
-        again = architecture.fields(Foreign(architecture.config(fields), "config.json"))
+        names = {row.theirs for row in architecture.rows(fields)}
+        again = architecture.fields(Foreign(architecture.config(fields), "config.json", names))
     except (config.InputError, KeyError):
         return sorted(fields)
     one, other = (canonical({**defaults, **given}) for given in (fields, again))
@@ -193,7 +195,7 @@ def canonical(fields: Fields) -> dict[str, Any]:
         "kv_heads": found.get("heads"),
         "head_dim": found.get("width", 0) // (found.get("heads") or 1),
         "encoder_layers": found.get("layers"),
-        "expert_hidden": found.get("hidden"),
+        "expert_hidden": found.get("hidden") or 4 * found.get("width", 0),
     }
     for name, value in stands.items():
         if name in found:
@@ -238,7 +240,6 @@ def export(
     if dtype not in ALLOWED:
         raise config.InputError(f"dtype {dtype!r}: allowed are {', '.join(ALLOWED)}.")
     folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     names = list(architecture.rows(fields))
     if architecture.bare:
         prefix = architecture.prefix
@@ -250,8 +251,10 @@ def export(
         **architecture.config(fields),
     }
     written.get("text_config", written).update(ids)  # CLIP reads a text where its end token is
-    put(folder / "config.json", written)
-    put(folder / "generation_config.json", dict(ids))
+    if jax.process_index() == 0:  # the others hand over what they hold
+        folder.mkdir(parents=True, exist_ok=True)
+        put(folder / "config.json", written)
+        put(folder / "generation_config.json", dict(ids))
     fixed = {
         name: value.astype(rows.numpy_dtype(dtype))
         for name, value in architecture.fixed(fields).items()

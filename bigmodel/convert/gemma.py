@@ -125,7 +125,7 @@ def qwen3_moe_config(fields: Fields) -> dict[str, Any]:
     return llama.qwen3_config(fields) | {
         "num_experts": fields["experts"],
         "num_experts_per_tok": fields["experts_per_token"],
-        "moe_intermediate_size": fields["expert_hidden"] or fields["hidden"],
+        "moe_intermediate_size": fields["expert_hidden"] or fields["hidden"] or 4 * fields["width"],
         "norm_topk_prob": fields["router_normalize"],
         "decoder_sparse_step": 1,
         "mlp_only_layers": [],

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from bigmodel import config
@@ -121,7 +122,7 @@ def write(
     *,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Writes tensors, of which one shard's are in memory at a time.
+    """Writes tensors, of which one shard's are in memory at a time; of several processes one does.
 
     Args:
         folder: where to.
@@ -132,16 +133,17 @@ def write(
     from safetensors.numpy import save_file
 
     shards = _shards(sizes, shard_bytes)
-    many = len(shards) > 1
+    many, writes = len(shards) > 1, jax.process_index() == 0
     weight_map: dict[str, str] = {}
     for number, names in enumerate(shards, 1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors" if many else WHOLE
         held = {}
         for name in names:
             held[name] = np.asarray(dict([next(tensors)])[name], order="C")
-        save_file(held, folder / file, metadata={"format": "pt"})
+        if writes:
+            save_file(held, folder / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(names, file)
-    if many:
+    if many and writes:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 

@@ -197,10 +197,10 @@ def near(pattern: str, paths: Iterable[str]) -> list[str]:
     return sorted(paths, key=likeness, reverse=True)[:3]
 
 
-# Of parameters in no stack: those that stand before the layers.
+# Of parameters in no stack: those that stand before the layers, of a model's towers too.
 BEFORE = re.compile(
-    r"^(embed|embed_norm|tokens|token_types|(\w+_)?positions|(\w+_)?relative|patches|class_token"
-    r"|stem|first_norm|classes_table|time_up|time_down)(/|$)"
+    r"^((decoder|image)/)?(embed|embed_norm|tokens|token_types|(\w+_)?positions|(\w+_)?relative"
+    r"|patches|class_token|stem|first_norm|classes_table|time_up|time_down)(/|$)"
 )
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
-from bigmodel import checkpoint, config, convert, models, trees
+from bigmodel import checkpoint, config, convert, models, optimizers, trees
 from bigmodel import recipe as recipes
 from bigmodel.adapt import lora
 from bigmodel.checkpoint import leaves
@@ -55,6 +55,11 @@ def open_source(recipe: recipes.Recipe, place: str, show: Callable[[str], None])
     if (folder / "checkpoints").exists():
         return OfRun(recipe, folder, step, show)
     if step is None and (folder / "config.json").exists():
+        if "://" in place:
+            raise config.InputError(
+                f"init_from = {place!r}: a Hugging Face folder is read from a local path; copy it "
+                "there, or make it a workdir by `bigmodel import`."
+            )
         return OfFolder(recipe, pathlib.Path(place))
     raise config.InputError(
         f"init_from = {place!r}: is no workdir with checkpoints, and no folder with a config.json "
@@ -109,10 +114,15 @@ class OfRun:
         return checkpoint.Checkpoints(self.folder / "checkpoints", order=self.order)
 
     def schedule_free(self) -> dict[str, tuple[str, str]]:
-        """Path -> names of the z and the b1 of a schedule-free optimizer; of averages none."""
+        """Path -> names of the z and the b1 of a schedule-free optimizer; of averages none.
+
+        A balance bias moves beside the optimizer, and is what it is (`optimizers.eval_params`).
+        """
         found = {}
         for name in self.leaves:
             before, middle, path = name.partition("/z/")
+            if optimizers.is_balance(path):
+                continue
             if middle and name.startswith("opt_state/") and f"{before}/b1" in self.leaves:
                 found[path] = (name, f"{before}/b1")
         return {path: names for path, names in found.items() if f"ema/{path}" not in self.leaves}

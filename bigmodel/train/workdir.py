@@ -113,6 +113,7 @@ BINDING = {
     "frozen": "another state",
     "frozen_dtype": "other parameters",
     "lora": "other parameters",
+    "fresh": "beside adapters it trains: another state",
 }
 # Of those, what may change: where and how numbers are computed, not which.
 FREE = (
@@ -140,7 +141,7 @@ def facts(loaded: config.Loaded, tokenizer: str) -> dict[str, Any]:
         for field, value in config.flat(config.plain(values)).items()
         if field.split(".")[0] in BINDING
         and field not in FREE
-        and (values.lora.rank or not field.startswith("lora."))
+        and (values.lora.rank or field.split(".")[0] not in ("lora", "fresh"))
     }
     return {"config": kept, "tokenizer": tokenizer}
 

@@ -194,9 +194,10 @@ def test_a_run_goes_on_bit_for_bit_is_loaded_merged_and_begun_from_merged(tmp_pa
     for path, value in start.read(base, abstract, source).items():
         np.testing.assert_array_equal(value, params[path], err_msg=path)
 
-    other = runs.config(model=TINY, **SHORT, lora=LORA | dict(rank=4), ema=0.5)
-    with pytest.raises(bigmodel.InputError, match="lora.rank = 4, but the checkpoints"):
-        bigmodel.train(other, tmp_path / "run")
+    for field, value in (("lora", LORA | dict(rank=4)), ("fresh", ("^head/",))):
+        other = runs.config(model=TINY, **{**SHORT, "lora": LORA, "ema": 0.5, field: value})
+        with pytest.raises(bigmodel.InputError, match=f"{field}.* = .*, but the checkpoints"):
+            bigmodel.train(other, tmp_path / "run")
 
 
 @pytest.mark.parametrize(

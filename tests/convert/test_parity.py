@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from bigmodel import convert, trees
+from bigmodel import config, convert, models, trees
 from bigmodel.convert.folders import canonical
 from bigmodel.decode import beam, sampling
 from bigmodel.decode import generate as decoding
@@ -70,9 +70,40 @@ def export(folder, fields, params, place, **how):
 def test_a_model_is_written_as_what_it_was_read(name, made):
     _, _, folder, model, fields, _ = made(name)
     family = folder.architecture.family
-    args = (family, fields, fields, convert.ARCHITECTURES)
-    assert convert.which(*args, folder.name) == folder.name
-    assert convert.ARCHITECTURES[convert.which(*args)].family == family
+    assert which(family, fields, folder.name) == folder.name
+    assert convert.ARCHITECTURES[which(family, fields)].family == family
+
+
+def which(family, fields, *name):
+    known = config.schema(models.FAMILIES[family][0])
+    defaults = {field: default for field, (_, default) in known.items()}
+    return convert.which(family, fields, defaults, convert.ARCHITECTURES, *name)
+
+
+def test_t5_with_a_head_of_its_own_is_written_and_read(made, tmp_path):
+    _, _, _, _, tied, params = made("t5_gated")
+    fields = tied | dict(tied=False)
+    head = {"kernel": np.random.default_rng(0).normal(size=(18, 37)).astype(np.float32)}
+    assert which("encoder_decoder", fields) == "T5ForConditionalGeneration"
+    folder = convert.open_folder(made("t5_gated")[1], convert.ARCHITECTURES)
+    export(folder, fields, params | {"head": head}, tmp_path)
+    _, _, again, found = folders.opened(tmp_path)
+    assert again["tied"] is False
+    np.testing.assert_array_equal(found["head"]["kernel"], head["kernel"])
+
+
+def test_experts_as_wide_as_the_layers_are_by_default_are_written(made):
+    fields = made("qwen3_moe")[4] | dict(hidden=0, expert_hidden=0)
+    name = which("decoder", fields)
+    written = convert.ARCHITECTURES[name].config(fields)
+    assert written["moe_intermediate_size"] == 4 * fields["width"]
+
+
+def test_of_several_processes_one_writes(made, tmp_path, monkeypatch):
+    _, _, folder, _, fields, params = made("llama")
+    monkeypatch.setattr("jax.process_index", lambda: 1)
+    export(folder, fields, params, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 # One of each kind here; all of them by `make test-parity`.

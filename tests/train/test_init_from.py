@@ -13,7 +13,7 @@ from bigmodel.checkpoint import Checkpoints
 from bigmodel.config import load_text
 from bigmodel.models.decoder import Decoder
 from bigmodel.sharding import mesh as meshes
-from bigmodel.train import start, workdir
+from bigmodel.train import origins, start, workdir
 from bigmodel.train import state as states
 from tests import runs
 
@@ -111,9 +111,11 @@ def test_what_is_fresh_is_a_new_models_and_may_have_another_shape(source, expect
     assert any("model.vocab is 264, here 300" in line for line in said)
 
 
-def test_schedule_free_runs_give_their_average(tmp_path):
+def test_schedule_free_runs_give_their_average_and_a_balance_as_it_is(tmp_path):
     free = dict(optimizer=dict(name="schedule_free_adamw"), schedule=dict(name="constant"))
-    _, state, _ = begun(written(tmp_path, made(**free)), mesh=dict(fsdp=2))
+    experts = dict(experts=2, router="sigmoid", router_balance=True)
+    written(tmp_path, made(**free, model=experts))
+    _, state, _ = begun(tmp_path, mesh=dict(fsdp=2), model=experts)
     expected, raw = trees.flatten(bigmodel.load(tmp_path).params), stored(tmp_path, "params")
     for path, value in trees.flatten(state.params).items():
         np.testing.assert_allclose(value, expected[path], rtol=1e-6, atol=1e-7, err_msg=path)
@@ -184,6 +186,13 @@ def test_a_place_without_weights_is_refused_before_any_data_is_read(source, tmp_
         with pytest.raises(config.InputError, match=words):
             bigmodel.train(load_text(text, None, {"init_from": place}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_hugging_face_in_a_bucket_is_refused_by_its_name(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr("bigmodel.config.place", lambda *_, **__: tmp_path)
+    with pytest.raises(config.InputError, match=r"'gs://a/model': a Hugging .* from a local path"):
+        origins.open_source(recipes.make(made()), "gs://a/model", print)
 
 
 def test_layers_that_the_run_lacks_and_what_else_differs_are_told(source):
