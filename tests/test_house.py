@@ -26,7 +26,7 @@ FOLDERS = ("bigmodel", "tests", "configs", "benchmarks", "experiments")
 FILES = sorted(path for folder in FOLDERS for path in ROOT.glob(f"{folder}/**/*.py"))
 # Of the house a quarter is the plan, which a training run never imports; of the rest a third is
 # what families bring: each a model, an objective, and the kind of data that it is trained on.
-LINES_OF_A_FILE, LINES_OF_THE_HOUSE = 320, 30_000
+LINES_OF_A_FILE, LINES_OF_THE_HOUSE = 320, 31_000
 NAMELESS = {"base", "common", "helpers", "misc", "util", "utils"}
 OUTSIDE = {"configs", "experiments", "tests", "benchmarks"}
 
