@@ -142,7 +142,7 @@ def _generate(values: Values) -> None:
     streams = sys.stdout.isatty() and not values.json and not inputs and values.num_beams == 1
     streams = streams and len(prompts) == values.num_return_sequences == 1
     if streams:
-        print(prompts[0], end="", flush=True)
+        print(prompts[0], end="\n" if values.chat else "", flush=True)
 
     from bigmodel import run
 
@@ -163,7 +163,8 @@ def _generate(values: Values) -> None:
     elif streams:
         print()
     else:
-        whole = [p + text for p, texts in zip(prompts, samples, strict=True) for text in texts]
+        said = [prompt + "\n" * values.chat for prompt in prompts]
+        whole = [p + text for p, texts in zip(said, samples, strict=True) for text in texts]
         if inputs:  # a line each, beside the lines of the input
             print("\n".join(" ".join(text.splitlines()) for text in whole))
         else:

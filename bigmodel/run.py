@@ -12,8 +12,8 @@ from etils import epath
 from bigmodel import checkpoint, compat, config, hearing
 from bigmodel import drawing as pictures
 from bigmodel import recipe as recipes
+from bigmodel.data import chat_template_files, tokenizers
 from bigmodel.data import inputs as input_arrays
-from bigmodel.data import tokenizers
 from bigmodel.decode import beam, sampling
 from bigmodel.decode import generate as decoding
 from bigmodel.evaluate import baselines, make_eval_step
@@ -135,7 +135,7 @@ def generate(
         seed: of the samples.
         step: of the checkpoint; None: the newest.
         on_text: is told (prompt, sample, piece) as text is made.
-        **options: of `sample`: inputs, num_beams, length_penalty; and of `sampling.Sampling`:
+        **options: of `sample`: inputs, chat, num_beams, length_penalty; and of `sampling.Sampling`:
             temperature, top_k, top_p, min_p, repetition_penalty.
 
     Returns:
@@ -155,6 +155,7 @@ def sample(
     max_length: int | None = None,
     seed: int = 0,
     inputs: Mapping[str, Sequence[str]] | None = None,
+    chat: bool = False,
     num_beams: int = 1,
     length_penalty: float = 0.6,
     on_text: Callable[[int, int, str], None] | None = None,
@@ -165,6 +166,7 @@ def sample(
     Args:
         run: what is asked.
         inputs: what the model reads besides, such as {"source": texts}.
+        chat: each prompt is what a user says, and is answered (data/chat_template_files.py).
         num_beams: 1: texts are drawn; more: those are searched for that are likeliest.
         length_penalty: of the search, see `decode.beam.search`.
         **options: as of `generate`, and all that is not said here.
@@ -179,8 +181,9 @@ def sample(
     arrays = input_arrays.arrays(inputs, recipe.example, tokenizer, of_data)
     drawing = sampling.Sampling(**options)
     if hearing.hears(recipe):
-        asked: dict[str, Any] = {"prompt": "".join(prompts) or None, **sampling.said(drawing)}
+        asked: dict[str, Any] = {"prompt": "".join(prompts) or None, "chat": chat or None}
         asked |= dict(max_new_tokens=max_new_tokens, max_length=max_length)
+        asked |= sampling.said(drawing)
         beams = dict(num_beams=num_beams, num_return_sequences=num_return_sequences)
         return told(hearing.transcribe(recipe, run.params, arrays, asked=asked, **beams), on_text)
     rows = max([len(texts) for texts in inputs.values()], default=len(prompts))
@@ -193,7 +196,8 @@ def sample(
             )
     if not prompts:
         return []
-    ids = [np.concatenate([[tokenizer.bos], tokenizer.encode(prompt)]) for prompt in prompts]
+    begun = chat_template_files.asked if chat else input_arrays.begun
+    ids, ends = begun(prompts, tokenizer, of_data)
     if max_new_tokens is None and max_length is None:
         max_new_tokens = MOST_NEW_TOKENS
         if (most := learned_positions(recipe)) is not None:  # nobody asked for more than fits
@@ -203,7 +207,7 @@ def sample(
         max_new_tokens=max_new_tokens,
         # The limit is in tokens of the prompt as it was given; bos is not one of them.
         max_length=None if max_length is None else max_length + 1,
-        eos=tokenizer.eos,
+        eos=ends,
         vocab=tokenizer.size,
         num_return_sequences=num_return_sequences,
         multiple=rules.parts(recipe.mesh, dict(recipe.rules)["batch"]),

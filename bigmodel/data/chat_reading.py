@@ -52,8 +52,9 @@ class Reading:
                 chat = self.chat(where, record)
             except Fault as fault:
                 if self.broken == "refuse":
+                    stop = "" if str(fault).endswith(("?", ".")) else "."
                     raise config.InputError(
-                        f'{where} is no chat: {fault}; data.broken = "skip" leaves such out.'
+                        f'{where} is no chat: {fault}{stop} data.broken = "skip" leaves such out.'
                     ) from fault
                 faults.append(f"{where}: {fault}")
                 continue

@@ -2,13 +2,15 @@
 
 import datetime
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from bigmodel import config
 from bigmodel.data import tokenizers
-from bigmodel.data.chat_templates import Template
+from bigmodel.data.chat_templates import Fault, Template
 
 # "Assistant:" asks for an answer, which begins with a space: no token reaches over the colon.
 PLAIN = """{{ bos_token }}{% for message in messages %}
@@ -33,6 +35,7 @@ CHATML = """{% for message in messages %}
 {{ '<|im_start|>assistant\n' }}
 {%- endif %}
 """
+DATE = "2024-07-26"  # that Llama 3's template tells if nobody does
 BUILT_IN = {"plain": PLAIN, "chatml": CHATML}
 NEEDS = {"plain": (), "chatml": ("<|im_start|>", "<|im_end|>")}
 
@@ -119,3 +122,25 @@ def beside(tokenizer: tokenizers.Tokenizer) -> epath.Path | None:
         return None
     path = config.place(tokenizer.name, "tokenizer")
     return path if path.is_dir() else path.parent
+
+
+def asked(
+    texts: Sequence[str], tokenizer: tokenizers.Tokenizer, data: Mapping[str, Any]
+) -> tuple[list[np.ndarray], tuple[int, ...]]:
+    """Ids of texts, each as what a user says first, and the tokens that end an answer.
+
+    Args:
+        texts: one for each chat.
+        tokenizer: of the run.
+        data: fields of the run's data: of chats they name the template; else it is the tokenizer's.
+    """
+    if "template" not in data and of_folder(tokenizer) is None:
+        raise config.InputError(
+            f"chat: the run was trained on data.kind = {data['kind']!r}, and the tokenizer "
+            f'"{tokenizer.name}" has no chat template; leave it out.'
+        )
+    made = load(data.get("template", ""), tokenizer, data.get("date", DATE))
+    try:
+        return [made.prompt(text) for text in texts], tuple({made.end, tokenizer.eos})
+    except Fault as fault:
+        raise config.InputError(f"chat: a prompt is no message of a user: {fault}.") from fault

@@ -9,9 +9,10 @@ import dataclasses
 import datetime
 import functools
 import hashlib
+import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -161,8 +162,19 @@ class Template:
         both = min(len(one), len(other))
         unequal = np.flatnonzero(one[:both] != other[:both])
         at = int(unequal[0]) if len(unequal) else both
-        near = [self.tokenizer.decode(ids[max(at - 4, 0) : at + 4]) for ids in (one, other)]
+        near = [self.spelled(ids[max(at - 4, 0) : at + 4]) for ids in (one, other)]
         return f"token {at} is another, near {near[0]!r} and {near[1]!r}"
+
+    def spelled(self, ids: Iterable[int]) -> str:
+        """Text of ids, special tokens as they are written."""
+        names = {number: text for text, number in self.tokenizer.specials.items()}
+        found = ""
+        for special, group in itertools.groupby(map(int, ids), names.__contains__):
+            some = list(group)
+            found += (
+                "".join(map(names.__getitem__, some)) if special else self.tokenizer.decode(some)
+            )
+        return found
 
     @functools.cached_property
     def end(self) -> int:

@@ -103,6 +103,21 @@ class Rows:
             "targets learnt"
         )
 
+    def shown(self, index: int = 0) -> str:
+        """A row as text: special tokens as they are written, [[what is learnt]], a line a chat."""
+        row = {name: array[0] for name, array in self.take(np.array([index])).items()}
+        found = []
+        for number in range(1, row["segments"].max() + 1):
+            own = np.flatnonzero(row["segments"] == number)
+            ids = [row["tokens"][own[0]], *row["targets"][own]]
+            pairs = zip([False, *(row["weights"][own] > 0)], ids, strict=True)
+            line = ""
+            for learnt, some in itertools.groupby(pairs, lambda pair: pair[0]):
+                text = self.template.spelled(number for _, number in some)
+                line += f"[[{text}]]" if learnt else text
+            found.append(line)
+        return "\n".join(found)
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """Hash of every row's content."""
@@ -130,7 +145,7 @@ def open_rows(
     context_field: str = "",
     completion_field: str = "completion",
     normalize: str = "NFC",
-    date: str = "2024-07-26",
+    date: str = chat_template_files.DATE,
     cache_dir: str = "",
     progress: cache.Progress | None = None,
     extensions: Mapping[str, Callable[[], Iterable[Any]]] | None = None,

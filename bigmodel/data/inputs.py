@@ -12,6 +12,14 @@ from bigmodel.data import sounds, speech, tokenizers
 SHORTEST = 16  # tokens: shorter sources are padded to it, longer ones to a power of two
 
 
+def begun(
+    texts: Sequence[str], tokenizer: tokenizers.Tokenizer, data: Mapping[str, Any]
+) -> tuple[list[np.ndarray], tuple[int, ...]]:
+    """Ids of texts that are to go on, as documents begin, and the token that ends them."""
+    ids = [np.concatenate([[tokenizer.bos], tokenizer.encode(text)]) for text in texts]
+    return ids, (tokenizer.eos,)
+
+
 def source(
     texts: Sequence[str], tokenizer: tokenizers.Tokenizer, data: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:

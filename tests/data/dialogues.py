@@ -2,6 +2,8 @@
 
 import functools
 import json
+import pathlib
+import tempfile
 
 from bigmodel.data import chat_template_files, tokenizers, train_tokenizer
 from tests.data.corpora import TEXTS
@@ -29,9 +31,6 @@ CHAT = [
 @functools.cache
 def pairs_of_bytes() -> dict:
     """A byte-level tokenizer as its file says it."""
-    import pathlib
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         train_tokenizer.train(TEXTS, pathlib.Path(folder, "t.json"), algorithm="bpe", size=400)
         return json.loads(pathlib.Path(folder, "t.json").read_text())

@@ -247,3 +247,12 @@ def test_what_is_no_template_is_refused_by_its_line(tmp_path):
         chat_template_files.load("", tokenizer, "2024-07-26")
     with pytest.raises(config.InputError, match="data.date = 'now': allowed are dates"):
         chat_template_files.load("plain", BYTES, "now")
+
+
+def test_a_run_on_text_is_asked_by_its_tokenizers_template_or_not_at_all(tmp_path):
+    made = llama(tmp_path)
+    (ids,), ends = chat_template_files.asked(["a"], made.tokenizer, {"kind": "text"})
+    np.testing.assert_array_equal(ids, made.prompt("a"))
+    assert ends == (made.end,)
+    with pytest.raises(config.InputError, match="no chat template"):
+        chat_template_files.asked(["a"], BYTES, {"kind": "text"})

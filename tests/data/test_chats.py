@@ -1,5 +1,5 @@
-"""Laws of chats: records of every form give the same rows, answers alone are learnt, packed ones are
-separate, and what cannot be used is named or counted.
+"""Laws of chats: records of every form give the same rows, answers alone are learnt, packed ones
+are separate, and what cannot be used is named or counted.
 """
 
 import gzip
@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from bigmodel import config
-from bigmodel.data import chats, kinds, pipeline, text, tokenizers
+from bigmodel.data import chats, inspect, kinds, pipeline, text, tokenizers
 from tests.data import dialogues
 
 BYTES = tokenizers.load("bytes")
@@ -187,6 +187,13 @@ def test_a_batch_is_that_of_its_step_wherever_a_run_goes_on(tmp_path):
     seen = np.concatenate([batch["targets"] for batch in first])
     epochs = [sorted(map(bytes, seen[start : start + 4])) for start in (0, 4, 8)]
     assert epochs[0] == epochs[1] == epochs[2]
+
+
+def test_a_row_is_shown_with_its_special_tokens_and_what_is_learnt_of_it(tmp_path):
+    opened = rows(write(tmp_path, messages([CHATS[0], CHATS[3]])))
+    shown = [f"<|endoftext|>User: {q}\n\nAssistant:[[ {a}<|endoftext|>]]" for q, a in PAIRS[::3]]
+    assert opened.shown() == "\n".join(shown[::-1])
+    assert "  | Assistant:[[ two<|endoftext|>]]" in inspect.describe_arrays(opened)
 
 
 def test_a_mixture_holds_its_sources_by_weight(tmp_path):
