@@ -76,15 +76,18 @@ def built_in(name: str, tokenizer: tokenizers.Tokenizer, day: datetime.date) -> 
             f'"{tokenizer.name}" has no such special tokens; a message could imitate them. Allowed '
             "are 'plain', or a tokenizer that has them."
         )
+    return Template(name, BUILT_IN[name], tokenizer, ends_of_texts(tokenizer), day)
+
+
+def ends_of_texts(tokenizer: tokenizers.Tokenizer) -> dict[str, str]:
+    """The variables "bos_token" and "eos_token" of a template, by the tokenizer's ids."""
     of_ids = {number: text for text, number in tokenizer.specials.items()}
     if not {tokenizer.bos, tokenizer.eos} <= of_ids.keys():
         raise config.InputError(
             f'tokenizer "{tokenizer.name}": what starts and ends a text must be special tokens of '
-            f"it to be written by data.template = {name!r}; they have the ids {tokenizer.bos} and "
-            f"{tokenizer.eos}."
+            f"it to be written in a chat; they have the ids {tokenizer.bos} and {tokenizer.eos}."
         )
-    tokens = {"bos_token": of_ids[tokenizer.bos], "eos_token": of_ids[tokenizer.eos]}
-    return Template(name, BUILT_IN[name], tokenizer, tokens, day)
+    return {"bos_token": of_ids[tokenizer.bos], "eos_token": of_ids[tokenizer.eos]}
 
 
 def of_folder(tokenizer: tokenizers.Tokenizer) -> tuple[str, str] | None:
@@ -101,9 +104,12 @@ def of_folder(tokenizer: tokenizers.Tokenizer) -> tuple[str, str] | None:
 
 
 def named_tokens(tokenizer: tokenizers.Tokenizer) -> dict[str, str]:
-    """The variables "bos_token", ... of a template, as the tokenizer's folder names them."""
+    """The same and others as the tokenizer's folder names them, if it names any."""
     folder = beside(tokenizer)
-    named = {k: v for k, v in (of_config(folder) if folder else {}).items() if k[-6:] == "_token"}
+    found = of_config(folder) if folder else {}
+    if not found:
+        return ends_of_texts(tokenizer)
+    named = {name: token for name, token in found.items() if name.endswith("_token")}
     told = {k: v["content"] if isinstance(v, dict) else v for k, v in named.items()}
     return {name: text for name, text in told.items() if isinstance(text, str)}
 

@@ -13,7 +13,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -135,35 +135,40 @@ class Template:
         """Where the answer `messages[number]` stands in the ids of the whole chat."""
         asked = self.ids(self.render(messages[:number], add_generation_prompt=True))
         told = self.ids(self.render(messages[: number + 1]))
-        told = told[: len(asked) + self.ends(told[len(asked) :])]
-        for begin, rest in ((asked, told), (told, whole)):
-            if not np.array_equal(begin, rest[: len(begin)]):
-                what = "with the prompt for an answer" if begin is asked else "up to an answer"
-                raise config.InputError(
-                    f'{where}: the template "{self.name}" writes the messages before and after '
-                    f"their answer {number} differently: the tokens {what} must be those that the "
-                    "longer chat begins with, or the answer cannot be told from the rest; "
-                    f"{self.difference(begin, rest)}. data.train_on = "
-                    '"last" asks that of the last answer alone, "all" of none.'
-                )
-        if len(told) == len(asked):
+        begin, common = len(asked), shared(told, whole)
+        if shared(asked, told) < begin:
+            self.refuse(asked, told, number, where, "with the prompt for an answer")
+        special = np.flatnonzero(np.isin(told[:common], self._special_ids))
+        ends = [int(at) for at in special if at >= begin]
+        content, decode = messages[number]["content"].strip(), self.tokenizer.decode
+        for at in ends:
+            if content in decode(told[begin:at]):
+                return slice(begin, at + 1)
+        # The template, or the tokenizer, writes what is said in another way.
+        if ends and not decode(told[ends[-1] + 1 :]).strip():
+            return slice(begin, ends[-1] + 1)
+        if common < len(told):
+            self.refuse(told, whole, number, where, "up to the end of an answer")
+        if len(told) == begin:
             raise Fault(f'the template "{self.name}" does not write its message {number}')
-        return slice(len(asked), len(told))
+        raise config.InputError(
+            f'{where}: the template "{self.name}" writes no special token behind the answer '
+            f"{number}, so that nothing would tell a model to stop; let it write eos_token there."
+        )
 
-    def ends(self, answer: np.ndarray) -> int:
-        """Tokens of an answer: to its last special token, if white space alone stands behind."""
-        special = np.flatnonzero(np.isin(answer, self._special_ids))
-        if not len(special) or self.tokenizer.decode(answer[special[-1] + 1 :]).strip():
-            return len(answer)
-        return int(special[-1]) + 1
-
-    def difference(self, one: np.ndarray, other: np.ndarray) -> str:
-        """Where two lists of ids part, in words."""
-        both = min(len(one), len(other))
-        unequal = np.flatnonzero(one[:both] != other[:both])
-        at = int(unequal[0]) if len(unequal) else both
+    def refuse(
+        self, one: np.ndarray, other: np.ndarray, number: int, where: str, what: str
+    ) -> NoReturn:
+        """Says that ids `one` are not those that `other` begins with."""
+        at = shared(one, other)
         near = [self.spelled(ids[max(at - 4, 0) : at + 4]) for ids in (one, other)]
-        return f"token {at} is another, near {near[0]!r} and {near[1]!r}"
+        raise config.InputError(
+            f'{where}: the template "{self.name}" writes the messages around their answer '
+            f"{number} in two ways: the tokens {what} must be those that the longer chat begins "
+            f"with, or the answer cannot be told from the rest; token {at} is another, near "
+            f'{near[0]!r} and {near[1]!r}. data.train_on = "last" asks that of the last answer '
+            'alone, "all" of none.'
+        )
 
     def spelled(self, ids: Iterable[int]) -> str:
         """Text of ids, special tokens as they are written."""
@@ -178,11 +183,10 @@ class Template:
 
     @functools.cached_property
     def end(self) -> int:
-        """The token that ends an answer; the tokenizer's end of a text if the template has none."""
+        """The token that ends an answer."""
         both = [{"role": role, "content": "a"} for role in ("user", "assistant")]
         ids, weights = self.encode(both, "a chat of two letters", "last")
-        last = int(ids[np.flatnonzero(weights)[-1]])
-        return last if last in self._special_ids else self.tokenizer.eos
+        return int(ids[np.flatnonzero(weights)[-1]])
 
     def prompt(self, text: str) -> np.ndarray:
         """Ids of what a user says and of the prompt for an answer."""
@@ -208,6 +212,13 @@ class Template:
     @functools.cached_property
     def _longest(self) -> int:
         return max(map(len, self.tokenizer.specials), default=0)
+
+
+def shared(one: np.ndarray, other: np.ndarray) -> int:
+    """How many ids two lists begin with alike."""
+    both = min(len(one), len(other))
+    unequal = np.flatnonzero(one[:both] != other[:both])
+    return int(unequal[0]) if len(unequal) else both
 
 
 def compiled(text: str, name: str, date: datetime.date) -> Any:

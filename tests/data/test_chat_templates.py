@@ -177,10 +177,25 @@ CHANGES = (
 
 def test_a_template_that_does_not_go_on_from_its_own_prompt_is_refused(tmp_path):
     made = template(tmp_path, text=CHANGES, eos_token="<|im_end|>")
-    with pytest.raises(config.InputError, match=r"f: line 3: .* writes the messages .* 2 diff"):
+    with pytest.raises(config.InputError, match=r"f: line 3: .* answer 2 in two ways"):
         made.encode(CHAT, "f: line 3")
     ids, weights = made.encode(CHAT, "here", "last")
     assert learnt(made.tokenizer, ids, weights) == ["(thought) Still well.<|im_end|>"]
+
+
+def test_an_answer_that_nothing_ends_is_refused(tmp_path):
+    text = "{% for m in messages %}{{ m.role }}: {{ m.content }}{% endfor %}"
+    with pytest.raises(config.InputError, match="writes no special token behind the answer 2"):
+        template(tmp_path, text=text).encode(CHAT, "here")
+
+
+def test_what_a_template_writes_at_the_end_of_a_chat_is_no_part_of_an_answer(tmp_path):
+    text = chat_template_files.CHATML + "{% if messages[-1].role == 'assistant' %}<eos>{% endif %}"
+    made = template(tmp_path, text=text, specials=(*CHATML, "<eos>"))
+    ids, weights = made.encode(CHAT, "here")
+    assert spelled(made.tokenizer, ids) == WRITTEN["chatml"] + "<eos>"
+    wanted = ["Well, thank you.<|im_end|>", "Still well.<|im_end|>"]
+    assert learnt(made.tokenizer, ids, weights) == wanted
 
 
 def test_a_prompt_that_ends_within_a_token_is_refused(tmp_path):

@@ -173,7 +173,9 @@ def test_prepared_twice_is_equal_and_nothing_is_read_again(tmp_path, monkeypatch
 def test_what_shapes_the_rows_shapes_their_fingerprint(tmp_path, fields):
     source = write(tmp_path, messages())
     if "template" in fields:
-        (tmp_path / "t.j").write_text("{% for m in messages %}{{ m.content }}!{% endfor %}")
+        (tmp_path / "t.j").write_text(
+            "{% for m in messages %}{{ m.content }}!{{ eos_token }}{% endfor %}"
+        )
         fields = dict(template=str(tmp_path / "t.j"))
     assert rows(source, **fields).fingerprint != rows(source).fingerprint
 
@@ -296,7 +298,7 @@ def test_a_template_that_is_at_fault_itself_is_refused_though_broken_records_are
     (tmp_path / "t.jinja").write_text("{% for m in messages %}{{ messages | length }}{% endfor %}")
     chat = [dict(role="assistant", content="a"), dict(role="assistant", content="b")]
     source, where = write(tmp_path, messages([chat])), f"{tmp_path}/t.jinja"
-    with pytest.raises(config.InputError, match=r"line 1: the template .* differently"):
+    with pytest.raises(config.InputError, match=r"line 1: the template .* in two ways"):
         rows(source, template=where, broken="skip")
 
 
