@@ -1,11 +1,16 @@
 """Tokenizers with chat templates for the tests of chats, and chats for them."""
 
 import functools
+import gzip
 import json
 import pathlib
 import tempfile
 
-from bigmodel.data import chat_template_files, tokenizers, train_tokenizer
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+
+from bigmodel.data import chat_template_files, chats, tokenizers, train_tokenizer
 from tests.data.corpora import TEXTS
 
 CHATML = ("<|im_start|>", "<|im_end|>")
@@ -83,3 +88,50 @@ def learnt(tokenizer, ids, weights):
             found.append([ids[at]])
         last = at
     return [spelled(tokenizer, stretch) for stretch in found]
+
+
+BYTES = tokenizers.load("bytes")
+PAIRS = [("a?", "b"), ("how long is this?", "as long as that"), ("x", "y " * 20), ("one", "two")]
+CHATS = [[{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in PAIRS]
+
+
+def rows(source, **fields):
+    return chats.open_rows(source, **{**dict(split="all", length=128), **fields})
+
+
+def everything(opened):
+    return opened.take(np.arange(len(opened)))
+
+
+def write(folder, records, form="jsonl", name="chats"):
+    path = folder / f"{name}.{form}"
+    if form == "parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), path)
+    elif form == "csv":
+        lines = [",".join(f'"{cell}"' for cell in record.values()) for record in records]
+        path.write_text("\n".join([",".join(records[0]), *lines]))
+    else:
+        lines = [r if isinstance(r, str) else json.dumps(r) for r in records]
+        content = "\n".join(lines).encode()
+        path.write_bytes(gzip.compress(content) if form.endswith(".gz") else content)
+    return f"{form.removesuffix('.gz')}:{path}"
+
+
+def messages(some=CHATS):
+    return [{"messages": chat} for chat in some]
+
+
+def read(opened):
+    """Each chat of the rows, in order: its text, and the text of what is learnt of it."""
+    found, batch = [], everything(opened)
+    for row in range(len(opened)):
+        for number in range(1, batch["segments"][row].max() + 1):
+            own = batch["segments"][row] == number
+            targets, weights = batch["targets"][row, own], batch["weights"][row, own]
+            learnt = targets[weights > 0]
+            found.append((BYTES.decode(targets), spelled(BYTES, learnt)))
+    return found
+
+
+def written(pairs=PAIRS):
+    return [(f"User: {q}\n\nAssistant: {a}", f" {a}<|endoftext|>") for q, a in pairs]
