@@ -17,6 +17,7 @@ REQUIRES = [
     "grain>=0.2.18",
     "importlib-resources>=6",  # tensorflow-datasets uses it and does not say so
     "jax>=0.10,<0.13",  # 0.10 is the last line for Python 3.11
+    "jinja2>=3.1",
     "matplotlib>=3.11",
     "ml-collections>=1.1",
     "numpy>=2.4",

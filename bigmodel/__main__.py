@@ -138,7 +138,7 @@ def _generate(values: Values) -> None:
     streams = sys.stdout.isatty() and not values.json and not inputs and values.num_beams == 1
     streams = streams and len(prompts) == values.num_return_sequences == 1
     if streams:
-        print(prompts[0], end="", flush=True)
+        print(prompts[0], end="\n" if values.chat else "", flush=True)
 
     from bigmodel import run
 
@@ -160,7 +160,8 @@ def _generate(values: Values) -> None:
         print()
     else:
         # An answer about an image does not go on where its question ends.
-        begun = [""] * len(prompts) if "image" in inputs else prompts
+        begun = [prompt + "\n" * values.chat for prompt in prompts]
+        begun = [""] * len(prompts) if "image" in inputs else begun
         whole = [p + text for p, texts in zip(begun, samples, strict=True) for text in texts]
         if inputs:  # a line each, beside the lines of the input
             print("\n".join(" ".join(text.splitlines()) for text in whole))

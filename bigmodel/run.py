@@ -13,8 +13,8 @@ from bigmodel import checkpoint, compat, config, hearing, matching, trees
 from bigmodel import drawing as pictures
 from bigmodel import recipe as recipes
 from bigmodel.adapt import lora
+from bigmodel.data import chat_template_files, kinds, tokenizers
 from bigmodel.data import inputs as input_arrays
-from bigmodel.data import kinds, tokenizers
 from bigmodel.decode import beam, sampling
 from bigmodel.decode import generate as decoding
 from bigmodel.evaluate import baselines, make_eval_step
@@ -140,7 +140,7 @@ def generate(
         seed: of the samples.
         step: of the checkpoint; None: the newest.
         on_text: is told (prompt, sample, piece) as text is made.
-        **options: of `sample`: inputs, num_beams, length_penalty; and of `sampling.Sampling`:
+        **options: of `sample`: inputs, chat, num_beams, length_penalty; and of `sampling.Sampling`:
             temperature, top_k, top_p, min_p, repetition_penalty.
 
     Returns:
@@ -160,6 +160,7 @@ def sample(
     max_length: int | None = None,
     seed: int = 0,
     inputs: Mapping[str, Sequence[str]] | None = None,
+    chat: bool = False,
     num_beams: int = 1,
     length_penalty: float = 0.6,
     on_text: Callable[[int, int, str], None] | None = None,
@@ -170,6 +171,7 @@ def sample(
     Args:
         run: what is asked.
         inputs: what the model reads besides, such as {"source": texts}.
+        chat: each prompt is what a user says, and is answered (data/chat_template_files.py).
         num_beams: 1: texts are drawn; more: those are searched for that are likeliest.
         length_penalty: of the search, see `decode.beam.search`.
         **options: as of `generate`, and all that is not said here.
@@ -187,8 +189,9 @@ def sample(
     arrays = input_arrays.arrays(inputs, recipe.example, tokenizer, data)
     drawing = sampling.Sampling(**options)
     if hearing.hears(recipe):
-        asked: dict[str, Any] = {"prompt": "".join(prompts) or None, **sampling.said(drawing)}
+        asked: dict[str, Any] = {"prompt": "".join(prompts) or None, "chat": chat or None}
         asked |= dict(max_new_tokens=max_new_tokens, max_length=max_length)
+        asked |= sampling.said(drawing)
         beams = dict(num_beams=num_beams, num_return_sequences=num_return_sequences)
         return told(hearing.transcribe(recipe, run.params, arrays, asked=asked, **beams), on_text)
     rows = max([len(texts) for texts in inputs.values()], default=len(prompts))
@@ -201,7 +204,11 @@ def sample(
             )
     if not prompts:
         return []
-    ids = input_arrays.prompt_ids(prompts, tokenizer, data)
+    ends: tuple[int, ...] = (tokenizer.eos,)
+    if chat:
+        ids, ends = chat_template_files.asked(prompts, tokenizer, data)
+    else:
+        ids = input_arrays.prompt_ids(prompts, tokenizer, data)
     if max_new_tokens is None and max_length is None:
         max_new_tokens = MOST_NEW_TOKENS
         if (most := learned_positions(recipe)) is not None:  # nobody asked for more than fits
@@ -211,7 +218,7 @@ def sample(
         max_new_tokens=max_new_tokens,
         # The limit is in tokens of the prompt as it was given; bos is not one of them.
         max_length=None if max_length is None else max_length + 1,
-        eos=tokenizer.eos,
+        eos=ends,
         vocab=tokenizer.size,
         num_return_sequences=num_return_sequences,
         multiple=rules.parts(recipe.mesh, dict(recipe.rules)["batch"]),
@@ -221,7 +228,7 @@ def sample(
     with meshes.use(recipe.mesh, recipe.rules):
         if num_beams == 1:
             return drawn(run, ids, on_text, sampling=drawing, seed=seed, **how)
-        check_search(drawing)
+        sampling.check_search(drawing)
         how |= dict(num_beams=num_beams, length_penalty=length_penalty)
         found = beam.search(recipe.model, run.params, ids, **how)
     texts_of = [[tokenizer.decode(one.tokens) for one in of_prompt] for of_prompt in found]
@@ -262,15 +269,6 @@ def drawn(
             on_text(*divmod(index, n), rest)
     texts = [decode(sample) for sample in samples]
     return [texts[i * n : (i + 1) * n] for i in range(len(ids))]
-
-
-def check_search(drawing: sampling.Sampling) -> None:
-    """A search draws nothing: what says how to draw would be passed over."""
-    for field, value in sampling.said(drawing).items():
-        raise config.InputError(
-            f"{field}={value}: a search (num_beams over 1) draws nothing; leave it out, or "
-            "num_beams."
-        )
 
 
 def draw(

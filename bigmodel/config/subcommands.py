@@ -23,6 +23,7 @@ SAMPLING = (
     Flag("seed", int, "N", "the same seed draws the same text", 0, bounds=(0, None)),
     Flag("num_beams", int, "N", "over 1: a search, draws nothing", 1, bounds=(1, None)),
     Flag("length_penalty", float, "X", "of a search: more of it, longer texts", 0.6),
+    Flag("chat", bool, "", "prompts are what a user says, and are answered", False),
 )
 DRAWING = (
     *(flag for flag in SAMPLING if flag.name in ("num_return_sequences", "seed")),

@@ -34,6 +34,9 @@ def describe_arrays(rows: Any) -> str:
         lines.append(
             f"  {name:<18}{array.dtype!s:<9}{list(array.shape[1:])!s:<18}{low:g} to {high:g}"
         )
+    for part in rows.parts:
+        if hasattr(part, "shown"):  # of chats, what is learnt
+            lines += ["  row 0", _indented(part.shown(0))]
     return "\n".join(lines)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from bigmodel import config
 from bigmodel.data import (
+    chats,
     image_text,
     images,
     interactions,
@@ -28,6 +29,7 @@ from bigmodel.data import (
 )
 
 KINDS: dict[str, Callable] = {
+    "chats": chats.open_rows,
     "image_text": image_text.open_rows,
     "images": images.open_rows,
     "interactions": interactions.open_rows,
@@ -45,6 +47,7 @@ KINDS: dict[str, Callable] = {
 }
 # kind -> (fields of a config's model and data) -> {name: (shape of a row, dtype)}
 SHAPES: dict[str, Callable] = {
+    "chats": text.row_shapes,
     "image_text": image_text.row_shapes,
     "images": images.row_shapes,
     "interactions": interactions.row_shapes,

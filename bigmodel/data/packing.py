@@ -151,9 +151,17 @@ PACKINGS: dict[str, Callable[[np.ndarray, int], Plan]] = {
 
 
 def fill(
-    pieces: Pieces, rows: int, length: int, tokens: np.ndarray, offsets: np.ndarray, bos: int
+    pieces: Pieces,
+    rows: int,
+    length: int,
+    tokens: np.ndarray,
+    offsets: np.ndarray,
+    bos: int,
+    weights: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Pieces -> arrays [rows, T]: tokens, targets, weights, segments, positions.
+
+    `weights` are those of `tokens` as targets; None: each is 1.
 
     The part of a document that goes on from another row is a segment of its own there: its
     positions start at 0, and attention does not see what stood before.
@@ -181,7 +189,7 @@ def fill(
     return {
         "tokens": spread(inputs, np.int32),
         "targets": spread(targets, np.int32),
-        "weights": spread(1.0, np.float32),
+        "weights": spread(1.0 if weights is None else weights[flat], np.float32),
         "segments": spread(np.repeat(segment, size), np.int32),
         "positions": spread(position, np.int32),
     }

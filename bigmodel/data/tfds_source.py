@@ -118,8 +118,8 @@ def find_rows(
     for field in fields:
         if field not in features:
             raise config.InputError(
-                f'source "tfds:{name}" has no feature "{field}"; it has {", ".join(sorted(features))}.'
-                f"{config.nearest(field, features)}"
+                f'source "tfds:{name}" has no feature "{field}"; it has '
+                f"{', '.join(sorted(features))}.{config.nearest(field, features)}"
             )
     _parts(builder.data_path, name, split, fields[0])  # refuses a split that is not there
     nested = (tfds.features.FeaturesDict, tfds.features.Sequence, tfds.features.Dataset)

@@ -1,13 +1,15 @@
 """Text to ids and back: bytes, `tokenizer.json` files and SentencePiece models.
 
 `load(name)` gives a Tokenizer. Encoding adds no special tokens, and text that looks like a special
-token is encoded as plain text; decoding leaves special tokens out.
+token is encoded as plain text, but for `encode_with_specials`; decoding leaves special tokens out.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -55,6 +57,13 @@ class Tokenizer(Protocol):
     def encode_many(self, texts: Sequence[str]) -> list[np.ndarray]:
         """`encode` of each text; by the library's own threads where it has them."""
 
+    @property
+    def specials(self) -> Mapping[str, int]:
+        """The special tokens as a text would write them, and their ids."""
+
+    def encode_with_specials(self, text: str) -> np.ndarray:
+        """Ids of a text that is trusted: special tokens that it writes become their ids."""
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids, without special tokens; bytes that are not UTF-8 become U+FFFD."""
 
@@ -98,6 +107,13 @@ class Bytes:
     def encode_many(self, texts: Sequence[str]) -> list[np.ndarray]:
         return [self.encode(text) for text in texts]
 
+    @property
+    def specials(self) -> Mapping[str, int]:
+        return {END_OF_TEXT[0]: self.eos}
+
+    def encode_with_specials(self, text: str) -> np.ndarray:
+        return _piece_by_piece(text, self)
+
     def decode(self, ids: Iterable[int]) -> str:
         return bytes(i for i in ids if 0 <= i < 256).decode("utf-8", "replace")
 
@@ -125,6 +141,23 @@ class Json:
         encodings = self.library.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
+    @functools.cached_property
+    def specials(self) -> Mapping[str, int]:
+        added = self.library.get_added_tokens_decoder()
+        return {token.content: number for number, token in added.items() if token.special}
+
+    def encode_with_specials(self, text: str) -> np.ndarray:
+        return np.array(self._trusting.encode(text, add_special_tokens=False).ids, np.int32)
+
+    @functools.cached_property
+    def _trusting(self) -> Any:
+        """The library's own way with special tokens, which knows what spaces go with each."""
+        import tokenizers
+
+        library = tokenizers.Tokenizer.from_str(self.library.to_str())
+        library.encode_special_tokens = False
+        return library
+
     def decode(self, ids: Iterable[int]) -> str:
         return self.library.decode([int(i) for i in ids], skip_special_tokens=True)
 
@@ -151,8 +184,28 @@ class SentencePiece:
     def encode_many(self, texts: Sequence[str]) -> list[np.ndarray]:
         return [np.array(ids, np.int32) for ids in self.library.encode(list(texts))]
 
+    @functools.cached_property
+    def specials(self) -> Mapping[str, int]:
+        controls = filter(self.library.is_control, range(self.size))
+        return {self.library.id_to_piece(number): number for number in controls}
+
+    def encode_with_specials(self, text: str) -> np.ndarray:
+        return _piece_by_piece(text, self)
+
     def decode(self, ids: Iterable[int]) -> str:
         return self.library.decode([i for i in map(int, ids) if not self.library.is_control(i)])
+
+
+def _piece_by_piece(text: str, tokenizer: Tokenizer) -> np.ndarray:
+    """`encode_with_specials` where the library has none of it."""
+    longest = sorted(tokenizer.specials, key=len, reverse=True)
+    ids: list[np.ndarray] = [np.empty(0, np.int32)]
+    for piece in re.split(f"({'|'.join(map(re.escape, longest))})", text):
+        if piece in tokenizer.specials:
+            ids.append(np.array([tokenizer.specials[piece]], np.int32))
+        elif piece:
+            ids.append(tokenizer.encode(piece))
+    return np.concatenate(ids)
 
 
 class Stream:

@@ -114,3 +114,12 @@ def min_p(logits: jax.Array, p: float) -> jax.Array:
     """
     smallest = jnp.max(logits, axis=-1, keepdims=True) + math.log(p)
     return jnp.where(logits < smallest, -jnp.inf, logits)
+
+
+def check_search(drawing: Sampling) -> None:
+    """A search draws nothing: what says how to draw would be passed over."""
+    for field, value in said(drawing).items():
+        raise InputError(
+            f"{field}={value}: a search (num_beams over 1) draws nothing; leave it out, or "
+            "num_beams."
+        )
