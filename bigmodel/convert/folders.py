@@ -251,7 +251,8 @@ def export(
     }
     written.get("text_config", written).update(ids)  # CLIP reads a text where its end token is
     put(folder / "config.json", written)
-    put(folder / "generation_config.json", dict(ids))
+    marks = {key: value for key, value in written.items() if key.endswith("_token_id")}
+    put(folder / "generation_config.json", marks | dict(ids))
     fixed = {
         name: value.astype(rows.numpy_dtype(dtype))
         for name, value in architecture.fixed(fields).items()

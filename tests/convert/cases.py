@@ -243,7 +243,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-WHISPER: dict[str, Any] = dict(num_mel_bins=6, vocab_size=37, max_source_positions=7, max_target_positions=20)
+WHISPER: dict[str, Any] = dict(
+    num_mel_bins=6, vocab_size=37, max_source_positions=7, max_target_positions=20
+)
 WHISPER |= dict(pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1)
 WHISPER |= dict(suppress_tokens=None, begin_suppress_tokens=None)
 
