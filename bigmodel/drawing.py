@@ -26,6 +26,15 @@ def draws(recipe: recipes.Recipe) -> bool:
     return "velocity" in jax.eval_shape(recipe.model.apply, params, recipe.example)
 
 
+def check_text(recipe: recipes.Recipe, workdir: str) -> None:
+    """Refuses to ask for text where images are drawn."""
+    if draws(recipe):
+        raise config.InputError(
+            f"{workdir} draws images out of noise, and takes no --prompt: it wants --out DIR, "
+            f"and --input label=NUMBER for a class."
+        )
+
+
 def draw(
     recipe: recipes.Recipe,
     params: Any,

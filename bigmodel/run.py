@@ -23,6 +23,7 @@ from bigmodel.models.handle import Batch, Outputs
 from bigmodel.sharding import mesh as meshes
 from bigmodel.sharding import rules
 from bigmodel.train import processes, state, workdir
+from bigmodel.train.workdir import Marks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Run:
         params: to evaluate with, as `state.eval_params` chooses them.
         step: of the checkpoint.
         adapters: those that are in `params` already, by path.
+        marks: ids that its texts begin and end with, if others than the tokenizer's.
     """
 
     workdir: str
@@ -42,6 +44,7 @@ class Run:
     params: Any
     step: int
     adapters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    marks: Marks = dataclasses.field(default_factory=Marks)
 
     @property
     def config(self) -> Any:
@@ -85,7 +88,8 @@ def load(folder: str | epath.Path, *, step: int | None = None, extensions: bool 
             raise config.InputError(" ".join(str(error).split())) from error
     params = state.eval_params(restored.tree, abstract)
     adapters = {path: x for path, x in trees.flatten(params).items() if lora.is_adapter(path)}
-    return Run(str(folder), recipe, recipe.tuning.merged(params), restored.step, adapters)
+    merged, marks = recipe.tuning.merged(params), workdir.marks(folder)
+    return Run(str(folder), recipe, merged, restored.step, adapters, marks)
 
 
 def evaluate(
@@ -176,11 +180,7 @@ def sample(
         length_penalty: of the search, see `decode.beam.search`.
         **options: as of `generate`, and all that is not said here.
     """
-    if pictures.draws(run.recipe):
-        raise config.InputError(
-            f"{run.workdir} draws images out of noise, and takes no --prompt: it wants --out DIR, "
-            f"and --input label=NUMBER for a class."
-        )
+    pictures.check_text(run.recipe, run.workdir)
     tokenizer, recipe, inputs = run.tokenizer, run.recipe, inputs or {}
     data = recipe.config.data
     if matching.matches(recipe):
@@ -204,20 +204,20 @@ def sample(
             )
     if not prompts:
         return []
-    ends: tuple[int, ...] = (tokenizer.eos,)
+    ends = run.marks.ends or (tokenizer.eos,)
     if chat:
         ids, ends = chat_template_files.asked(prompts, tokenizer, data)
     else:
-        ids = input_arrays.prompt_ids(prompts, tokenizer, data)
+        ids = input_arrays.prompt_ids(prompts, tokenizer, data, run.marks.start)
+    if max_length is not None:  # in tokens of the prompt as it was given; bos is not one of them
+        max_length += input_arrays.begins(tokenizer, data)
     if max_new_tokens is None and max_length is None:
         max_new_tokens = MOST_NEW_TOKENS
-        if (most := learned_positions(recipe)) is not None:  # nobody asked for more than fits
-            max_length = most - 1
+        max_length = learned_positions(recipe)  # nobody asked for more than fits
     check_length(recipe, ids, max_new_tokens, max_length)
     how: dict[str, Any] = dict(
         max_new_tokens=max_new_tokens,
-        # The limit is in tokens of the prompt as it was given; bos is not one of them.
-        max_length=None if max_length is None else max_length + 1,
+        max_length=max_length,
         eos=ends,
         vocab=tokenizer.size,
         num_return_sequences=num_return_sequences,
@@ -304,7 +304,7 @@ def check_length(
             f"prompt of {longest} tokens: the model has {positions} learned positions; a prompt "
             f"may have at most {positions - 1}."
         )
-    wanted = min(longest + (max_new or 10**9), (max_length or 10**9) + 1)
+    wanted = min(longest + (max_new or 10**9), max_length or 10**9)
     if wanted > positions:
         raise config.InputError(
             f"prompt of {longest} tokens with {wanted - longest} more: the model has {positions} "

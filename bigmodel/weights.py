@@ -81,9 +81,13 @@ def import_hf(
     with checkpoint.Checkpoints(place / "checkpoints", order=recipe.layer_order) as checkpoints:
         checkpoints.save(0, {"params": params}, {}, wait=True)
     if jax.process_index() == 0:
+        made = {"generation_config.json": found.ids}
+        made |= {"tokenizer_config.json": {}} if here else {}  # so that `data.tokenizers` knows it
         for name in FILES:
             if (source / name).is_file():
                 (place / name).write_bytes((source / name).read_bytes())
+            elif name in made:
+                (place / name).write_text(json.dumps(made[name]))
         loaded = loaded_as(found, here and place / here, overrides)
         known = {"architecture": found.name, "ids": found.ids, "from": str(folder)}
         workdir.write(place, loaded, workdir.provenance(recipe.mesh) | {"imported": known})
@@ -223,7 +227,9 @@ def special_ids(recipe: recipes.Recipe) -> dict[str, int]:
     """As a config.json names them."""
     if "tokenizer" not in recipe.config.data:
         return {}
-    return {"bos_token_id": recipe.tokenizer.bos, "eos_token_id": recipe.tokenizer.eos}
+    bos, eos = recipe.tokenizer.bos, recipe.tokenizer.eos
+    start = {"decoder_start_token_id": bos} if {"source", "audio"} & set(recipe.example) else {}
+    return {"bos_token_id": bos, "eos_token_id": eos, **start}
 
 
 def defaults(family: str) -> dict[str, Any]:

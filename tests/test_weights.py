@@ -9,6 +9,8 @@ import pytest
 import bigmodel
 from bigmodel import config, convert, run, weights
 from bigmodel.convert import tensors
+from bigmodel.decode import generate as decoding
+from bigmodel.decode import sampling
 from tests.convert import cases, folders
 
 LAYOUTS = {
@@ -73,6 +75,36 @@ def test_weights_of_fewer_bits_come_and_go_as_they_are(dtype, theirs, tmp_path):
     bigmodel.export_hf(tmp_path / "again", tmp_path / "back", dtype=dtype, show=folders.quiet)
     back = folders.read(tmp_path / "back")
     assert all(few[name].tobytes() == back[name].tobytes() for name in few)
+
+
+def test_text_begins_and_ends_as_the_folder_says(tmp_path):
+    folders.made("GPT2LMHeadModel", tmp_path / "theirs", "gpt2", **folders.GPT2)
+    loaded = imported(tmp_path / "theirs", tmp_path / "run")
+    assert loaded.marks.ends == (loaded.tokenizer.eos,)
+    prompt = loaded.tokenizer.encode("Once")  # no <|endoftext|> before it
+    greedy = sampling.Sampling(temperature=0.0)
+    how = dict(sampling=greedy, max_new_tokens=8, vocab=loaded.tokenizer.size)
+    (tokens,) = decoding.generate(loaded.recipe.model, loaded.params, [prompt], **how)
+    last = max(list(tokens).index(token) for token in tokens)
+    assert last > 0
+    named = {"eos_token_id": [10**6, int(tokens[last])]}
+    (tmp_path / "theirs" / "generation_config.json").write_text(json.dumps(named))
+    ending = imported(tmp_path / "theirs", tmp_path / "ending")
+    for one, wanted in ((loaded, tokens), (ending, tokens[: last + 1])):
+        text = one.tokenizer.decode(wanted)
+        assert run.sample(one, ["Once"], max_new_tokens=8, temperature=0.0) == [[text]]
+    assert run.sample(loaded, [""], max_length=1, temperature=0.0) == [[""]]  # bos is the prompt
+
+
+def test_an_encoder_decoder_begins_with_what_its_folder_names(tmp_path):
+    sizes = dict(width=16, layers=2, heads=2, hidden=24, position="none", relative_buckets=32)
+    sizes |= dict(norm="rms", norm_placement="pre", feedforward="relu", bias=False)
+    sizes |= dict(attention_scale=1.0, embed_scale=False, embed_std=1.0)
+    folders.made("T5ForConditionalGeneration", tmp_path / "theirs", "t5", **sizes)
+    loaded = imported(tmp_path / "theirs", tmp_path / "run")
+    assert (loaded.marks.start, loaded.tokenizer.bos, loaded.tokenizer.eos) == (0, 1, 1)
+    # Its rows of training begin with the tokenizer's, which an export of such a run must say.
+    assert weights.special_ids(loaded.recipe)["decoder_start_token_id"] == loaded.tokenizer.bos
 
 
 def shards(place, size):

@@ -251,10 +251,11 @@ def export(
         **architecture.config(fields),
     }
     written.get("text_config", written).update(ids)  # CLIP reads a text where its end token is
+    marks = {key: value for key, value in written.items() if key.endswith("_token_id")}
     if jax.process_index() == 0:  # the others hand over what they hold
         folder.mkdir(parents=True, exist_ok=True)
         put(folder / "config.json", written)
-        put(folder / "generation_config.json", dict(ids))
+        put(folder / "generation_config.json", marks | dict(ids))
     fixed = {
         name: value.astype(rows.numpy_dtype(dtype))
         for name, value in architecture.fixed(fields).items()

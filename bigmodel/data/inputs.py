@@ -105,15 +105,31 @@ INPUTS: Mapping[str, Input] = {
 }
 
 
+def begins(tokenizer: tokenizers.Tokenizer, data: Mapping[str, Any]) -> bool:
+    """Whether bos is put before a prompt: before plain text as its tokenizer says, else always."""
+    return tokenizer.starts or data["kind"] != "text"
+
+
 def prompt_ids(
-    texts: Sequence[str], tokenizer: tokenizers.Tokenizer, data: Mapping[str, Any]
+    texts: Sequence[str],
+    tokenizer: tokenizers.Tokenizer,
+    data: Mapping[str, Any],
+    bos: int | None = None,
 ) -> list[np.ndarray]:
     """Prompts as the rows of a run's data begin: bos and text, or as their template says.
 
     An id below 0 is the place of an image's patch.
+
+    Args:
+        texts: the prompts; an empty one is bos alone.
+        tokenizer: of the run.
+        data: fields of the run's data.
+        bos: what stands for it, of a model that was trained with another; None: the tokenizer's.
     """
     if data["kind"] not in ("prompted_text", "prompted_images"):
-        return [np.concatenate([[tokenizer.bos], tokenizer.encode(text)]) for text in texts]
+        first, put = [tokenizer.bos if bos is None else bos], begins(tokenizer, data)
+        encoded = [tokenizer.encode(text) for text in texts]
+        return [np.concatenate([first, i]) if put or not len(i) else i for i in encoded]
     shown = data["kind"] == "prompted_images"
     ids = prompts.template(data["template"], images=shown).ids(texts, tokenizer)
     return [prompts.with_patches(one, data["patches"]) for one in ids] if shown else ids

@@ -48,6 +48,10 @@ class Tokenizer(Protocol):
         """The id that stands for a hidden token; `size`, one more, if the format has none."""
 
     @property
+    def starts(self) -> bool:
+        """Whether `bos` stands before a text that is to go on."""
+
+    @property
     def fingerprint(self) -> str:
         """Hash of all that shapes the ids."""
 
@@ -99,6 +103,7 @@ class Bytes:
     eos: int = 256
     bos: int = 256
     mask: int = 257
+    starts: bool = True
     fingerprint: str = "bytes"
 
     def encode(self, text: str) -> np.ndarray:
@@ -126,6 +131,7 @@ class Json:
     size: int
     eos: int
     bos: int
+    starts: bool
     fingerprint: str
     library: Any  # tokenizers.Tokenizer
 
@@ -170,6 +176,7 @@ class SentencePiece:
     size: int
     eos: int
     bos: int
+    starts: bool
     fingerprint: str
     library: Any  # sentencepiece.SentencePieceProcessor
 
@@ -250,9 +257,9 @@ def _load_json(name: str, path: epath.Path) -> Json:
     library.encode_special_tokens = True  # a document that says "</s>" does not end there
     library.no_truncation()
     library.no_padding()
-    named = _named_tokens(path.parent / "tokenizer_config.json")
-    eos = _first_id(library, [named.get("eos_token"), *END_OF_TEXT])
-    bos = _first_id(library, [named.get("bos_token"), *START_OF_TEXT])
+    named = _settings(path)
+    eos = _first_id(library, [_named(named, "eos_token"), *END_OF_TEXT])
+    bos = _first_id(library, [_named(named, "bos_token"), *START_OF_TEXT])
     if eos is None:
         raise config.InputError(
             f'tokenizer "{name}" has no token that ends a text; allowed are '
@@ -261,16 +268,30 @@ def _load_json(name: str, path: epath.Path) -> Json:
     bos = eos if bos is None else bos
     size = max(library.get_vocab(with_added_tokens=True).values()) + 1
     fingerprint = hashlib.sha256(f"{text}\0{eos}\0{bos}".encode()).hexdigest()
-    return Json(name, size, eos, bos, fingerprint, library)
+    # Our own rows of text begin so. Of a Hugging Face folder the file says what is added, and not
+    # its add_bos_token, which transformers passes over where there is a tokenizer.json.
+    starts = named is None or library.encode("a").ids[:1] == [bos]
+    return Json(name, size, eos, bos, starts, fingerprint, library)
 
 
-def _named_tokens(path: epath.Path) -> dict[str, str]:
-    """eos_token and bos_token as a Hugging Face folder names them: text, or a dict with it."""
-    if not path.exists():
-        return {}
-    named = json.loads(path.read_text())
-    tokens = {key: named.get(key) for key in ("eos_token", "bos_token")}
-    return {k: t["content"] if isinstance(t, dict) else t for k, t in tokens.items() if t}
+def _settings(path: epath.Path) -> dict[str, Any] | None:
+    """The tokenizer_config.json beside a tokenizer's file; None: there is none."""
+    beside = path.parent / "tokenizer_config.json"
+    if not beside.exists():
+        return None
+    try:
+        found = json.loads(beside.read_text())
+    except ValueError as error:
+        raise config.InputError(f"{beside}: is no JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise config.InputError(f"{beside}: is no JSON object.")
+    return found
+
+
+def _named(settings: dict[str, Any] | None, key: str) -> str | None:
+    """The token of a key such as "eos_token": text, or a dict with it."""
+    token = (settings or {}).get(key)
+    return token["content"] if isinstance(token, dict) else token
 
 
 def _first_id(library: Any, names: Iterable[str | None]) -> int | None:
@@ -291,4 +312,5 @@ def _load_sentencepiece(name: str, path: epath.Path) -> SentencePiece:
         raise config.InputError(f'tokenizer "{name}" has no </s>; train it with an eos_id.')
     fingerprint = hashlib.sha256(proto).hexdigest()
     size = library.get_piece_size()
-    return SentencePiece(name, size, eos, bos if bos >= 0 else eos, fingerprint, library)
+    starts = bool((_settings(path) or {}).get("add_bos_token", True))
+    return SentencePiece(name, size, eos, bos if bos >= 0 else eos, starts, fingerprint, library)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
-from bigmodel import checkpoint, config, convert, models, optimizers, trees
+from bigmodel import checkpoint, config, models, optimizers, trees
 from bigmodel import recipe as recipes
 from bigmodel.adapt import lora
 from bigmodel.checkpoint import leaves
@@ -171,6 +171,8 @@ class OfFolder:
     tokenizer = ""
 
     def __init__(self, recipe: recipes.Recipe, folder: pathlib.Path):
+        from bigmodel import convert  # its tables, which few runs read
+
         self.found = convert.open_folder(folder, convert.ARCHITECTURES)
         family = self.found.architecture.family
         known = config.schema(models.FAMILIES[family][0])

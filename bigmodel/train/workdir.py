@@ -8,7 +8,7 @@ import pathlib
 import platform
 import subprocess
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from etils import epath
@@ -60,6 +60,27 @@ def read(folder: str | epath.Path, *, extensions: bool = True) -> config.Loaded:
     loaded = config.load_text(text, call["argument"], call["overrides"], call["path"])
     # The values as they were: defaults may have moved since. The code is for the extensions.
     return dataclasses.replace(loaded, config=values)
+
+
+class Marks(NamedTuple):
+    """Ids that a model's texts begin and end with, where a tokenizer's own are not all.
+
+    Attributes:
+        start: what the decoder of an encoder-decoder begins with.
+        ends: each of them ends a text.
+    """
+
+    start: int | None = None
+    ends: tuple[int, ...] = ()
+
+
+def marks(folder: str | epath.Path) -> Marks:
+    """Those of the generation_config.json of a workdir that was imported; of another, none."""
+    path = place(folder) / "generation_config.json"
+    found = json.loads(path.read_text()) if path.exists() else {}
+    ends = found.get("eos_token_id")
+    ends = [] if ends is None else [ends] if isinstance(ends, int) else ends
+    return Marks(found.get("decoder_start_token_id"), tuple(ends))
 
 
 def provenance(mesh: jax.sharding.Mesh) -> dict[str, Any]:

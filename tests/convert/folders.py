@@ -11,7 +11,8 @@ from flax.core import meta
 from safetensors.numpy import load_file, save_file
 
 from bigmodel import config, convert, models, trees
-from tests.convert import cases
+from bigmodel.data import tokenizers
+from tests.convert import cases, foreign_tokenizers
 
 
 def quiet(_: str) -> None:
@@ -52,3 +53,28 @@ def read(folder: pathlib.Path) -> dict[str, np.ndarray]:
     for file in sorted(folder.glob("*.safetensors")):
         found |= load_file(file)
     return found
+
+
+def made(architecture: str, folder: pathlib.Path, tokenizer: str = "", **fields: Any) -> None:
+    """A folder of new weights, of fields of ours; with a tokenizer of `foreign_tokenizers`."""
+    ids: dict[str, Any] = {}
+    folder.mkdir(parents=True, exist_ok=True)
+    if tokenizer:
+        foreign_tokenizers.write(tokenizer, folder)
+        loaded = tokenizers.load(str(folder))
+        ids = {"bos_token_id": loaded.bos, "eos_token_id": loaded.eos}
+        fields = {"vocab": loaded.size} | fields
+    kind = convert.ARCHITECTURES[architecture]
+    module, make = models.FAMILIES[kind.family]
+    whole = {name: default for name, (_, default) in config.schema(module).items()} | fields
+    whole |= dict(dtype="float32")
+    model = make(**whole)
+    params = trees.flatten(meta.unbox(model.init(jax.random.key(0), model.example)))
+    convert.export(folder, architecture, kind, whole, params, dtype="float32", ids=ids)
+
+
+# What a GPT-2 is, and a Llama, of few numbers.
+GPT2 = dict(width=16, layers=2, heads=2, length=64, norm="layer", position="learned")
+GPT2 |= dict(feedforward="gelu_tanh", bias=True, tied=True)
+LLAMA = dict(width=16, layers=2, heads=4, kv_heads=2, hidden=24, length=64, norm="rms")
+LLAMA |= dict(position="rope", feedforward="swiglu", bias=False, tied=False)
