@@ -270,8 +270,8 @@ def _import(values: Values, overrides: Sequence[str]) -> None:
 def _export(values: Values) -> None:
     from bigmodel import weights
 
-    how: dict[str, Any] = dict(architecture=values.architecture or "", dtype=values.dtype or "")
-    weights.export_hf(values.workdir, values.to, step=values.step, **how)
+    names = ("adapter", "step", "architecture", "dtype")
+    weights.export(values.workdir, values.to, **{name: values[name].value for name in names})
 
 
 # The table

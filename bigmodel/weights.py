@@ -118,6 +118,27 @@ def loaded_as(
     return config.load_text(text, None, overrides, f"{found.name}.py")
 
 
+def export(
+    folder: str | epath.Path,
+    into: str | pathlib.Path,
+    *,
+    adapter: bool,
+    step: int | None,
+    architecture: str | None,
+    dtype: str | None,
+) -> None:
+    """`export_hf`, or `export_adapter` where adapters alone are asked for."""
+    if adapter and dtype:
+        raise config.InputError(
+            f"export --adapter: adapters are float32; leave --dtype {dtype} out."
+        )
+    how: dict[str, Any] = dict(step=step, architecture=architecture or "")
+    if adapter:
+        export_adapter(folder, into, **how)
+    else:
+        export_hf(folder, into, dtype=dtype or "", **how)
+
+
 def export_hf(
     folder: str | epath.Path,
     into: str | pathlib.Path,

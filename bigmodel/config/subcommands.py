@@ -42,6 +42,7 @@ EXPORT = (
     Flag("step", int, "N", "the checkpoint's step; the newest if not given", bounds=(0, None)),
     Flag("architecture", str, "NAME", "as LlamaForCausalLM; what fits, if not given"),
     Flag("dtype", str, "NAME", "of what is written", choices=("float32", "bfloat16", "float16")),
+    Flag("adapter", bool, "", "the LoRA adapters alone, as the PEFT library loads them", False),
 )
 PLAN = (
     dataclasses.replace(CONFIG, required=False),
