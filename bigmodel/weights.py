@@ -74,6 +74,11 @@ def import_hf(
     recipe = recipes.make_stored(loaded_as(found, here and source / here, overrides))
     if here:
         recipes.check_vocabulary(recipe)
+    if recipe.tuning.frozen:
+        raise config.InputError(
+            "import: all parameters are taken in as they are; frozen and lora are of the run that "
+            "begins from them (init_from)."
+        )
     abstract = state.abstract(recipe).params
     read = found.read(complete(recipe), trees.flatten(abstract))
     params = trees.map_with_path(lambda path, _: read.pop(path), abstract)

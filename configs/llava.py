@@ -11,8 +11,8 @@ nothing. All is causal, and only answers count in the loss. Rate, batch and step
 second stage of 1.5: an epoch of 665 thousand rows.
 
 Not as published: an image is cut to the square in its middle, where theirs is padded to a square; a
-row has one turn of a conversation; the image tower trains too (theirs stands still), and so does
-everything from nothing, as weights from elsewhere are not read yet.
+row has one turn of a conversation; the image tower trains too (theirs stands still), and
+everything begins from nothing, where theirs began from CLIP's and Vicuna's weights.
 
 Measured: `tiny`, 300 steps of 32 in 60 s on two busy CPU cores, the compiler's time with it: of 64
 held-out digits it names 64 % when it takes the likeliest text.

@@ -168,7 +168,8 @@ def arrays(
 def parse(given: str) -> tuple[str, list[str]]:
     """ "NAME=FILE" -> its name and the file's lines, empty ones too; "NAME=TEXT" -> that text.
 
-    "audio=FILE" -> that name of a file, or those that a list of names has, which lie beside it.
+    "audio=FILE" -> that name of a file, or those that a list of names has, beside which they lie;
+    an image's alike.
     What has no white space and looks like a file's name is no text: a slip would be read as one.
     Of an image the file is what is meant, unless it holds the paths of several, one a line.
     """
@@ -197,4 +198,5 @@ def parse(given: str) -> tuple[str, list[str]]:
     lines = [line.rstrip("\r") for line in (lines if lines[-1] else lines[:-1])]
     if not lines:
         raise config.InputError(f"--input={given}: the file is empty; a text a line is wanted.")
-    return name, [str(path.parent / line) for line in lines] if name == "audio" else lines
+    of_files = name in ("audio", "image")
+    return name, [str(path.parent / line) for line in lines] if of_files else lines

@@ -71,7 +71,7 @@ def ntk(of: Rotary, plain: np.ndarray) -> np.ndarray:
     """The base larger, so that the longest wavelength is `factor` times itself and the shortest
     stays: Peng et al. 2023 (arXiv:2309.00071), definition 1."""
     pairs = len(plain)
-    return plain * of.factor ** -(np.arange(pairs) / (pairs - 1))
+    return plain * of.factor ** -(np.arange(pairs) / max(pairs - 1, 1))
 
 
 def yarn(of: Rotary, plain: np.ndarray) -> np.ndarray:

@@ -11,7 +11,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 from bigmodel import config, models, trees
 from bigmodel import recipe as recipes
 from bigmodel.adapt import lora, resize
-from bigmodel.convert import folders
 from bigmodel.train import state as states
 from bigmodel.train.origins import Shape, Source, open_source
 
@@ -122,6 +121,8 @@ FREE = {
 
 def differing(fields: Mapping[str, Any], recipe: recipes.Recipe) -> list[str]:
     """Fields that two models have, with other values that do not stand for the same."""
+    from bigmodel.convert import folders  # and its tables, which few runs read
+
     own, theirs = config.plain(recipe.config.model), config.plain(fields)
     found = {name for name in set(own) & set(theirs) - FREE if own[name] != theirs[name]}
     if {own["name"], theirs["name"]} <= set(models.FAMILIES):

@@ -7,7 +7,7 @@ import pytest
 import safetensors.numpy
 
 import bigmodel
-from bigmodel import config, convert, trees, weights
+from bigmodel import __main__, config, convert, trees, weights
 from bigmodel import recipe as recipes
 from bigmodel.adapt import lora, peft
 from bigmodel.checkpoint import Checkpoints
@@ -100,13 +100,22 @@ def test_kernels_that_share_a_matrix_there_are_refused(tmp_path):
         weights.export_adapter(tmp_path / "run", tmp_path / "peft")
     written(tmp_path / "mlp", gpt, lora=LORA | dict(targets=("feedforward/",)))
     weights.export_adapter(tmp_path / "mlp", tmp_path / "gpt", show=lambda _: None)
+    asked = ["export", f"--workdir={tmp_path / 'mlp'}", f"--to={tmp_path / 'again'}", "--adapter"]
+    assert __main__.main(asked) == 0
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "gpt" / file).read_bytes()
     said = json.loads((tmp_path / "gpt/adapter_config.json").read_text())
     assert said["fan_in_fan_out"]
     assert said["target_modules"] == ["c_fc", "mlp.c_proj"]  # attention has a c_proj too
 
 
-def test_a_run_without_adapters_or_with_more_is_refused(tmp_path):
+def test_a_run_without_adapters_or_with_more_is_refused(tmp_path, capsys):
     written(tmp_path / "none")
+    asked = ["export", f"--workdir={tmp_path / 'none'}", f"--to={tmp_path / 'x'}", "--adapter"]
+    assert __main__.main(asked) == 2
+    assert "has no adapters; it was trained with lora.rank = 0" in capsys.readouterr().err
+    assert __main__.main([*asked, "--dtype=float16"]) == 2
+    assert "adapters are float32; leave --dtype float16 out" in capsys.readouterr().err
     with pytest.raises(bigmodel.InputError, match="has no adapters"):
         weights.export_adapter(tmp_path / "none", tmp_path / "peft")
     written(tmp_path / "more", lora=LORA, fresh=("final_norm",))

@@ -112,4 +112,5 @@ def test_an_image_of_a_command_is_a_file_or_several_in_a_list(tmp_path):
 
     assert inputs.parse("image=a/b.PNG") == ("image", ["a/b.PNG"])
     (tmp_path / "list.txt").write_text("a.png\nb.jpg\n")
-    assert inputs.parse(f"image={tmp_path}/list.txt") == ("image", ["a.png", "b.jpg"])
+    beside = [str(tmp_path / name) for name in ("a.png", "b.jpg")]
+    assert inputs.parse(f"image={tmp_path}/list.txt") == ("image", beside)
