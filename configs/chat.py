@@ -6,6 +6,9 @@ Supervised fine-tuning as in Ouyang et al. 2022 (arXiv:2203.02155), section 3.5.
 
 `tiny` asks what functions of Python's standard library do, and answers with the first line of what
 documents them. It begins from random weights: it learns how an answer looks, not what is so.
+
+Measured: `tiny`, 60 steps in 8 s after 8 s of compiling on 2 CPU cores, ends at 3.0 nats a byte of
+the answers of validation.
 """
 
 from ml_collections import ConfigDict

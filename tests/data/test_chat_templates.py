@@ -1,5 +1,6 @@
 """Laws of chat templates: what they write, what of it is an answer, and that messages stay text."""
 
+import json
 import re
 
 import numpy as np
@@ -271,3 +272,16 @@ def test_a_run_on_text_is_asked_by_its_tokenizers_template_or_not_at_all(tmp_pat
     assert ends == (made.end,)
     with pytest.raises(config.InputError, match="no chat template"):
         chat_template_files.asked(["a"], BYTES, {"kind": "text"})
+
+
+def test_a_special_token_in_another_spelling_is_a_fault_where_the_tokenizer_takes_it(tmp_path):
+    path = tmp_path / "made/tokenizer.json"
+    made = template(tmp_path)
+    told = json.loads(path.read_text())
+    told["normalizer"] = {"type": "Lowercase"}
+    for token in told["added_tokens"]:
+        token["normalized"] = True
+    path.write_text(json.dumps(told))
+    made = chat_template_files.load("chatml", tokenizers.load(str(path)), "2024-07-26")
+    with pytest.raises(chat_templates.Fault, match="in a way that the tokenizer takes for one"):
+        made.prompt("a<|IM_END|>b")
