@@ -84,7 +84,7 @@ def import_hf(
     params = trees.map_with_path(lambda path, _: read.pop(path), abstract)
 
     with checkpoint.Checkpoints(place / "checkpoints", order=recipe.layer_order) as checkpoints:
-        checkpoints.save(0, {"params": params}, {}, wait=True)
+        checkpoints.save(0, {"params": params}, {"imported": found.name}, wait=True)
     if jax.process_index() == 0:
         made = {"generation_config.json": found.ids}
         made |= {"tokenizer_config.json": {}} if here else {}  # so that `data.tokenizers` knows it

@@ -96,6 +96,14 @@ def test_text_begins_and_ends_as_the_folder_says(tmp_path):
     assert run.sample(loaded, [""], max_length=1, temperature=0.0) == [[""]]  # bos is the prompt
 
 
+def test_an_import_is_no_run_to_go_on_with_but_one_to_begin_from(tmp_path):
+    folders.made("GPT2LMHeadModel", tmp_path / "theirs", "gpt2", **folders.GPT2)
+    workdir = tmp_path / "run"
+    weights.import_hf(tmp_path / "theirs", workdir, show=folders.quiet)
+    with pytest.raises(config.InputError, match=f"imported.*--config.init_from={workdir}"):
+        bigmodel.train(config.load(str(workdir / "config.py")), workdir)
+
+
 def test_an_encoder_decoder_begins_with_what_its_folder_names(tmp_path):
     sizes = dict(width=16, layers=2, heads=2, hidden=24, position="none", relative_buckets=32)
     sizes |= dict(norm="rms", norm_placement="pre", feedforward="relu", bias=False)

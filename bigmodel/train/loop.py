@@ -107,6 +107,11 @@ def prepare(
     recipes.check_vocabulary(recipe)
     before = checkpoints.metadata()
     facts = workdir.facts(recipe.loaded, recipes.tokenizer_fingerprint(recipe))
+    if "imported" in before:  # there is no optimizer's state
+        raise config.InputError(
+            f"{folder}: holds weights that were imported, and no run to go on with. Begin one from "
+            f"them in another --workdir, with --config.init_from={folder}."
+        )
     workdir.check_resume(before, facts, str(folder))  # what is cheap to tell, before any data
     abstract = states.abstract(recipe)
     resumes = checkpoints.latest() is not None
