@@ -14,7 +14,8 @@ from etils import epath
 from bigmodel import checkpoint, compat, config, convert, models, trees
 from bigmodel import recipe as recipes
 from bigmodel.adapt import peft
-from bigmodel.run import load
+from bigmodel.data import tokenizer_files
+from bigmodel.run import Run, load
 from bigmodel.train import processes, state, workdir
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
@@ -166,11 +167,8 @@ def export_hf(
     Raises:
         InputError: no architecture of the table has such layers; the folder is not empty.
     """
-    into = pathlib.Path(into)
-    if into.exists() and any(into.iterdir()):
-        raise config.InputError(f"{into}: holds files already; choose another folder.")
-    run = load(folder, step=step)
-    place = workdir.place(folder)
+    into, place = pathlib.Path(into), workdir.place(folder)
+    run = opened(folder, into, step)
     known = json.loads((place / "provenance.json").read_text()).get("imported", {})
     recipe = run.recipe
     asked = architecture or known.get("architecture", "")
@@ -188,17 +186,26 @@ def export_hf(
         dtype=dtype or recipe.config.model.param_dtype,
         ids=known.get("ids") or special_ids(recipe),
     )
-    for file in FILES:
-        if (place / file).exists():
-            (into / file).write_bytes((place / file).read_bytes())
-    tokenizer = recipe.config.data.get("tokenizer")
-    if tokenizer and not any((into / name).exists() for name in TOKENIZERS):
-        path = pathlib.Path(tokenizer)
-        if path.is_file():
-            (into / f"tokenizer{path.suffix}").write_bytes(path.read_bytes())
-        else:
-            show(f"{into}: tokenizer {tokenizer!r} is no file, and none was written")
+    if jax.process_index() == 0:
+        files = {file: (place / file).read_bytes() for file in FILES if (place / file).exists()}
+        if not known and "tokenizer" in recipe.config.data:
+            begins = convert.ARCHITECTURES[name].data == "text"
+            files |= tokenizer_files.files(run.tokenizer, begins=begins)
+        for file, content in files.items():
+            (into / file).write_bytes(content)
     show(f"{into}: {name}, {trees.count(run.params):,} parameters, step {run.step:,}")
+
+
+def opened(folder: str | epath.Path, into: pathlib.Path, step: int | None) -> Run:
+    """The run to export; `into` must be new, before any process has begun to write there."""
+
+    def check_empty() -> None:
+        if into.exists() and (not into.is_dir() or any(into.iterdir())):
+            raise config.InputError(f"{into}: holds files already; choose another folder.")
+
+    processes.join()
+    processes.together(check_empty)
+    return load(folder, step=step)
 
 
 def export_adapter(
@@ -225,9 +232,7 @@ def export_adapter(
             matrices of their own there; the folder is not empty.
     """
     into = pathlib.Path(into)
-    if into.exists() and any(into.iterdir()):
-        raise config.InputError(f"{into}: holds files already; choose another folder.")
-    run = load(folder, step=step)
+    run = opened(folder, into, step)
     recipe, family = run.recipe, run.recipe.config.model.name
     if not run.adapters:
         raise config.InputError(f"{folder}: has no adapters; it was trained with lora.rank = 0.")

@@ -1,6 +1,6 @@
 """A checked config becomes what a run is made of: model, objective, optimizer, mesh, data."""
 
-from bigmodel.recipe.build import Recipe, make, resolve
+from bigmodel.recipe.build import Recipe, make, resolve, unsaid
 from bigmodel.recipe.defaults import default_config
 from bigmodel.recipe.rows import (
     Evaluation,
@@ -44,4 +44,5 @@ __all__ = [
     "train_tokenizer",
     "tuning_asked",
     "tuning_table",
+    "unsaid",
 ]

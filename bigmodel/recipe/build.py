@@ -134,6 +134,20 @@ def resolve(loaded: config.Loaded | Any) -> config.Loaded:
     return dataclasses.replace(loaded, config=values.lock())
 
 
+def unsaid(loaded: config.Loaded) -> dict[str, Any]:
+    """What a config's fields are where nobody says them, by the builders that it names."""
+    values = loaded.config
+    plain = defaults.default_config(
+        values.model.name,
+        objective=values.objective.name,
+        data=values.data.kind,
+        extensions=loaded.extensions,
+    )
+    plain.optimizer.name, plain.schedule.name = values.optimizer.name, values.schedule.name
+    filled = resolve(dataclasses.replace(loaded, config=plain, overrides=()))
+    return config.flat(config.plain(filled.config))
+
+
 def make(loaded: config.Loaded | Any, devices: Sequence[jax.Device] | None = None) -> Recipe:
     """Checks a config against the devices and binds every builder.
 

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -112,15 +113,17 @@ def prepare(
             f"{folder}: holds weights that were imported, and no run to go on with. Begin one from "
             f"them in another --workdir, with --config.init_from={folder}."
         )
-    workdir.check_resume(before, facts, str(folder))  # what is cheap to tell, before any data
+    unsaid = functools.partial(recipes.unsaid, recipe.loaded)
+    workdir.check_resume(before, facts, str(folder), unsaid)  # what is cheap to tell, before data
     abstract = states.abstract(recipe)
     resumes = checkpoints.latest() is not None
-    source = None if resumes else start.find(recipe, abstract, facts, show)
+    found = functools.partial(start.find, recipe, abstract, facts, show)
+    source = None if resumes else processes.together(found)
     processes.one_first(lambda: recipes.prepare_data(recipe.loaded, recipes.preparing(show)))
     batches = recipes.train_batches(recipe)
     evaluations = recipes.evaluations(recipe)
     facts["rows"] = batches.rows.fingerprint
-    workdir.check_resume(before, facts, str(folder))
+    workdir.check_resume(before, facts, str(folder), unsaid)
 
     def make_state() -> states.TrainState:
         if resumes:

@@ -7,7 +7,7 @@ import signal
 import socket
 import types
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
@@ -57,6 +57,7 @@ def several_cpu_devices() -> bool:
     return forced and os.environ.get("JAX_PLATFORMS", "").startswith("cpu")
 
 
+T = TypeVar("T")
 TURNS = itertools.count()  # in all calls, which are the same on every process
 
 
@@ -76,6 +77,19 @@ def one_first(work: Callable[[], object]) -> None:
             compat.wait_for_all(f"turn {next(TURNS)}")
         if fault := agreement.agreed("" if own is None else told(own)):
             raise own or config.InputError(fault)
+
+
+def together(work: Callable[[], T]) -> T:
+    """Does the work on all processes at once; it must not wait for the others.
+
+    Raises:
+        InputError: the same on all of them, where one could not do it.
+    """
+    done: list[T] = []
+    own = attempt(lambda: done.append(work()))
+    if fault := agreement.agreed("" if own is None else told(own)):
+        raise own or config.InputError(fault)
+    return done[0]
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import pathlib
 import platform
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -167,12 +168,24 @@ def facts(loaded: config.Loaded, tokenizer: str) -> dict[str, Any]:
     return {"config": kept, "tokenizer": tokenizer}
 
 
-def check_resume(before: dict[str, Any], now: dict[str, Any], folder: str) -> None:
-    """Refuses to go on from a checkpoint of a run that was another one, as far as `now` tells."""
+def check_resume(
+    before: dict[str, Any], now: dict[str, Any], folder: str, unsaid: Callable[[], Mapping]
+) -> None:
+    """Refuses to go on from a checkpoint of a run that was another one, as far as `now` tells.
+
+    Args:
+        before: `facts` of the checkpoint; {}: there is none.
+        now: of the run, or some of them.
+        folder: the workdir.
+        unsaid: gives the defaults of fields: one that the checkpoint does not know is younger
+            than it, and was what it is by default.
+    """
     if not before:
         return
-    for field in sorted(set(before["config"]) | set(now["config"])):
-        was, is_now = before["config"].get(field), now["config"].get(field)
+    was_of, is_of = before["config"], now["config"]
+    default_of = unsaid() if set(was_of) != set(is_of) else {}
+    for field in sorted(set(was_of) | set(is_of)):
+        was, is_now = (of.get(field, default_of.get(field)) for of in (was_of, is_of))
         if was != is_now and (was or is_now):
             raise config.InputError(
                 f"{field} = {is_now!r}, but the checkpoints in {folder} were made with {was!r} "

@@ -166,7 +166,9 @@ def test_transformers_loads_the_merged_export_and_computes_alike(tuned, tmp_path
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     bigmodel.export_hf(tuned, tmp_path / "out", show=folders.quiet)
     loaded = bigmodel.load(tuned)
-    ids = np.array([[loaded.tokenizer.bos, *loaded.tokenizer.encode(NEW)[:60]]])
+    read = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")(NEW)["input_ids"]
+    assert read == [loaded.tokenizer.bos, *loaded.tokenizer.encode(NEW)]
+    ids = np.array([read[:61]])
     ours = loaded.apply(loaded.params, {"tokens": ids.astype(np.int32)})["logits"]
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     with torch.no_grad():

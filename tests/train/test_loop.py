@@ -1,5 +1,6 @@
 """The loop, as functions call it: what a run leaves behind, and what it refuses."""
 
+import functools
 import json
 
 import fsspec
@@ -9,6 +10,7 @@ from etils import epath
 
 import bigmodel
 from bigmodel import checkpoint, config
+from bigmodel import recipe as recipes
 from bigmodel.train import loop, processes, watch, workdir
 from tests import buckets, runs
 
@@ -68,7 +70,21 @@ def test_another_run_is_refused_before_data_are_prepared(trained, override, told
 def test_another_tokenizer_is_refused():
     facts = dict(config={}, tokenizer="a" * 64, rows="b" * 64)
     with pytest.raises(config.InputError, match="data.tokenizer: its content"):
-        workdir.check_resume(facts, facts | dict(tokenizer="c" * 64), "somewhere")
+        workdir.check_resume(facts, facts | dict(tokenizer="c" * 64), "somewhere", dict)
+
+
+def test_a_field_that_a_checkpoint_does_not_know_was_its_default(trained):
+    loaded, folder, _ = trained
+    recipe = recipes.make(loaded)
+    now = workdir.facts(recipe.loaded, "bytes")
+    unsaid = functools.partial(recipes.unsaid, recipe.loaded)
+    older = {
+        field: value for field, value in now["config"].items() if field != "model.norm_epsilon"
+    }
+    workdir.check_resume(now | dict(config=older), now, str(folder), unsaid)
+    other = now | dict(config=now["config"] | {"model.norm_epsilon": 1e-3})
+    with pytest.raises(config.InputError, match=r"norm_epsilon = 0.001, but .* made with 1e-0"):
+        workdir.check_resume(now | dict(config=older), other, str(folder), unsaid)
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_is_written_down(tmp_path):

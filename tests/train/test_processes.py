@@ -7,6 +7,8 @@ import socket
 import numpy as np
 import pytest
 
+from bigmodel import config
+from bigmodel.train import processes
 from tests import runs
 
 
@@ -95,3 +97,18 @@ def test_ctrl_c_ends_those_that_wait_for_the_data_as_well(tmp_path):
         finally:
             process.kill()
         assert process.returncode  # of the signal, or of jax that has lost the other one
+
+
+def test_what_another_process_could_not_do_is_a_fault_of_this_one(monkeypatch):
+    def absent():
+        raise FileNotFoundError("base")
+
+    said = []
+    monkeypatch.setattr(processes.agreement, "agreed", lambda fault: said.append(fault) or fault)
+    assert processes.together(lambda: 3) == 3
+    with pytest.raises(FileNotFoundError):
+        processes.together(absent)
+    assert said == ["", "process 0 failed with FileNotFoundError: base"]
+    monkeypatch.setattr(processes.agreement, "agreed", lambda _: "process 1 failed")
+    with pytest.raises(config.InputError, match="process 1 failed"):
+        processes.together(lambda: 3)
