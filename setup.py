@@ -46,7 +46,7 @@ EXTRAS = {
     "text": ["sacrebleu"],
     "audio": ["jiwer", "soundfile"],
     "image": ["pillow", "scikit-learn"],  # scikit-learn: its digits
-    "parity": ["torch==2.13.0", "transformers>=5"],  # what the tests of conversion are held to
+    "parity": ["peft>=0.19", "torch==2.13.0", "transformers>=5"],  # conversion is held to them
     "dev": [
         LIBTPU,
         "hypothesis>=6",

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from tokenizers import decoders, models, pre_tokenizers
 
 import bigmodel
-from bigmodel import run
+from bigmodel import run, weights
 from tests import runs
 from tests.convert import folders, foreign_tokenizers
 
@@ -174,3 +174,21 @@ def test_transformers_loads_the_merged_export_and_computes_alike(tuned, tmp_path
     with torch.no_grad():
         theirs = model(torch.tensor(ids)).logits.numpy()
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # peft asks for it
+def test_peft_loads_the_adapters_and_computes_alike(theirs, tuned, tmp_path):
+    torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
+    transformers = pytest.importorskip("transformers")
+    weights.export_adapter(tuned, tmp_path / "adapter", show=folders.quiet)
+    loaded = bigmodel.load(tuned)
+    ids = np.array([[loaded.tokenizer.bos, *loaded.tokenizer.encode(NEW)[:60]]])
+    ours = loaded.apply(loaded.params, {"tokens": ids.astype(np.int32)})["logits"]
+    base = transformers.AutoModelForCausalLM.from_pretrained(theirs)
+    with torch.no_grad():
+        without = base(torch.tensor(ids)).logits.numpy()
+        adapted = peft.PeftModel.from_pretrained(base, tmp_path / "adapter")
+        found = adapted(torch.tensor(ids)).logits.numpy()
+    np.testing.assert_allclose(ours, found, rtol=1e-4, atol=1e-4)
+    assert np.abs(without - found).max() > 0.1  # the adapters do say something
