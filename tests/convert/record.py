@@ -3,6 +3,7 @@
 Needs torch and transformers (the extra `parity`); nothing here imports jax.
 """
 
+import functools
 import json
 import pathlib
 import sys
@@ -76,18 +77,24 @@ def outputs(model: Any) -> dict[str, Any]:
 def continued(model: Any) -> dict[str, list[list[int]]]:
     """What it writes of its first input, greedily and with beams; an end is nothing special."""
     kind = model.config.model_type
-    if not model.can_generate() or kind in ("bert", "roberta", "whisper"):
-        return {}  # Whisper's generate is a procedure over long sounds, with rules of its tokens
-    given = cases.inputs(kind, model.config.to_dict())
-    first = "source" if "source" in given else "tokens"
-    ids = torch.tensor(given[first][:1]).long()
+    if not model.can_generate() or kind in ("bert", "roberta"):
+        return {}
+    given = {k: torch.tensor(x[:1]) for k, x in cases.inputs(kind, model.config.to_dict()).items()}
+    generate = model.generate
+    if kind == "whisper":
+        ids = given["audio"].permute(0, 2, 1)
+        # Its own is a procedure over long sounds, with rules of its tokens.
+        generate = functools.partial(transformers.GenerationMixin.generate, model)
+        model.generation_config.decoder_start_token_id = 0
+    else:
+        ids = given["source" if "source" in given else "tokens"].long()
     how = dict(max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False, eos_token_id=None)
     # Its cache of a T5 has the encoder's number of layers, also for a deeper decoder.
     how |= dict(pad_token_id=0, use_cache=kind != "t5")
     searching = dict(num_beams=BEAMS, num_return_sequences=BEAMS, length_penalty=0.0)
-    start = 1 if first == "source" else ids.shape[1]
+    start = ids.shape[1] if set(given) <= {"tokens", "token_types"} else 1
     return {
-        name: model.generate(ids, **how, **more)[:, start:].tolist()
+        name: generate(ids, **how, **more)[:, start:].tolist()
         for name, more in (("greedy", {}), ("beams", searching))
     }
 
