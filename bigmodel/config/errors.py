@@ -25,3 +25,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     by_lower = {str(k).lower(): str(k) for k in known}
     close = difflib.get_close_matches(str(name).lower(), by_lower, n=1)
     return f' Did you mean "{by_lower[close[0]]}"?' if close else ""
+
+
+def known(field: str, value: str, allowed: Iterable[str]) -> None:
+    """Refuses a value that is not among those allowed, with the nearest one."""
+    allowed = list(allowed)
+    if value not in allowed:
+        raise InputError(
+            f"{field} = {value!r}: allowed are {', '.join(map(str, allowed))}."
+            f"{nearest(value, allowed)}"
+        )

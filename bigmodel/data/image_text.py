@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 
 from bigmodel import config
-from bigmodel.data import cache, caption_sources, image_sources, images, store, tokenizers
+from bigmodel.data import (
+    cache,
+    caption_sources,
+    image_sources,
+    images,
+    row_numbers,
+    store,
+    tokenizers,
+)
 
 TOO_LONG = ("refuse", "cut")
 TEXTS_AT_A_TIME = 4096
@@ -91,9 +99,7 @@ class Rows:
 
         Of several texts one is drawn each time anew; in evaluation it is the first.
         """
-        indices = np.asarray(indices, np.int64)
-        if len(indices) and not -1 < indices.min() <= indices.max() < len(self):
-            raise IndexError(f"rows {indices.min()} to {indices.max()} of {len(self)}")
+        indices = row_numbers.within(indices, len(self))
         pixels = []
         tokens = np.full((len(indices), self.length), self.tokenizer.eos, np.int32)
         segments = np.zeros_like(tokens)
@@ -173,11 +179,7 @@ def open_rows(
         progress: told while images are read.
     """
     images.check(size, channels, mean, std, crop, (), 0.0, 0.0)
-    if too_long not in TOO_LONG:
-        raise config.InputError(
-            f"data.too_long = {too_long!r}: allowed are {', '.join(TOO_LONG)}."
-            f"{config.nearest(too_long, TOO_LONG)}"
-        )
+    config.known("data.too_long", too_long, TOO_LONG)
     room = text_length - 1 - start
     if room < 1:
         raise config.InputError(

@@ -16,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 
 from bigmodel import config
-from bigmodel.data import cache, pair_sources, prepare, sources, tokenizers
+from bigmodel.data import cache, pair_sources, prepare, row_numbers, sources, tokenizers
 
 FORMAT = 1  # raise it when the same inputs would give another preparation
 AT_A_TIME = 2**12  # pairs whose texts go to the tokenizer together
@@ -63,9 +63,7 @@ class Rows:
 
     def take(self, indices: np.ndarray, epochs: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """[b] indices -> `source`, ... [b, S] and `tokens`, `targets`, ... [b, T]; every epoch."""
-        indices = np.asarray(indices, np.int64)
-        if len(indices) and not -1 < indices.min() <= indices.max() < len(self):
-            raise IndexError(f"rows {indices.min()} to {indices.max()} of {len(self)}")
+        indices = row_numbers.within(indices, len(self))
         S, T, end = self.source_length, self.length, [self.tokenizer.eos]
         both = [
             ([*self.side("source", pair)[: S - 1], *end], [*self.side("target", pair), *end][:T])
@@ -156,11 +154,7 @@ def open_rows(
         ("empty", empty, EMPTY),
         ("normalize", normalize, cache.FORMS),
     ):
-        if value not in allowed:
-            raise config.InputError(
-                f"data.{field} = {value!r}: allowed are {', '.join(allowed)}."
-                f"{config.nearest(value, allowed)}"
-            )
+        config.known(f"data.{field}", value, allowed)
     for field, size in (("source_length", source_length), ("length", length)):
         if size < 2:
             raise config.InputError(f"data.{field} = {size}: a token and its end need at least 2.")

@@ -14,6 +14,7 @@ from bigmodel.data import (
     audio_sources,
     cache,
     log_mel,
+    row_numbers,
     spec_augment,
     spectrograms,
     tokenizers,
@@ -72,9 +73,7 @@ class Rows:
 
     def take(self, indices: np.ndarray, epochs: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """audio [b, A, M], audio_segments [b, A]; tokens, targets, weights, segments [b, T]."""
-        indices = np.asarray(indices, np.int64)
-        if len(indices) and not -1 < indices.min() <= indices.max() < len(self):
-            raise IndexError(f"rows {indices.min()} to {indices.max()} of {len(self)}")
+        indices = row_numbers.within(indices, len(self))
         row = text_arrays([self.said(n) for n in self.chosen[indices]], self.length, self.tokenizer)
         heard = []
         for at, (index, number) in enumerate(zip(indices, self.chosen[indices], strict=True)):
@@ -201,11 +200,7 @@ def open_rows(
         ("empty", empty, EMPTY),
         ("normalize", normalize, cache.FORMS),
     ):
-        if value not in allowed:
-            raise config.InputError(
-                f"data.{field} = {value!r}: allowed are {', '.join(allowed)}."
-                f"{config.nearest(value, allowed)}"
-            )
+        config.known(f"data.{field}", value, allowed)
     for field, size, least in (("length", length, 1 + end), ("frames", frames, 3)):
         if size < least:
             raise config.InputError(f"data.{field} = {size}: allowed are {least} and more.")

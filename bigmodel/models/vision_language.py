@@ -229,11 +229,7 @@ def make(**fields) -> Model:
 def check(family: VisionLanguage) -> None:
     """Refuses fields that no vision-language decoder can have."""
     vit.check_patches(family)
-    if family.connector not in CONNECTORS:
-        raise config.InputError(
-            f"model.connector = {family.connector!r}: allowed are {', '.join(CONNECTORS)}."
-            f"{config.nearest(family.connector, CONNECTORS)}"
-        )
+    config.known("model.connector", family.connector, CONNECTORS)
     if family.image_width % family.image_heads:
         raise config.InputError(
             f"model.image_heads = {family.image_heads} does not divide model.image_width = "

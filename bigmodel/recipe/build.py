@@ -113,7 +113,7 @@ def resolve(loaded: config.Loaded | Any) -> config.Loaded:
         if section in ("source", "data"):
             continue
         name = values[section].name
-        checks.known(f"{section}.name", name, table)
+        config.known(f"{section}.name", name, table)
         schema.drop_foreign(values[section], table[name], section, loaded.overrides)
         given = config.resolve(
             values[section], table[name], section, besides=schema.BESIDES[section]
