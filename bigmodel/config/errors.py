@@ -1,6 +1,7 @@
-"""What a refused input looks like, and the words for what is wanted instead."""
+"""What a person is told: a refused input, the words for what is wanted instead, and progress."""
 
 import difflib
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,6 +15,11 @@ WANTED: dict[Any, str] = {
     dict: "a section, such as \"{'name': 1}\"",
     Any: "a value",
 }
+
+
+def to_stderr(text: str) -> None:
+    """One line for whoever watches."""
+    print(text, file=sys.stderr, flush=True)
 
 
 class InputError(ValueError):
