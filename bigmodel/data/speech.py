@@ -14,6 +14,7 @@ from bigmodel.data import (
     audio_sources,
     cache,
     log_mel,
+    padding,
     row_numbers,
     spec_augment,
     spectrograms,
@@ -74,7 +75,9 @@ class Rows:
     def take(self, indices: np.ndarray, epochs: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """audio [b, A, M], audio_segments [b, A]; tokens, targets, weights, segments [b, T]."""
         indices = row_numbers.within(indices, len(self))
-        row = text_arrays([self.said(n) for n in self.chosen[indices]], self.length, self.tokenizer)
+        said = [self.said(number) for number in self.chosen[indices]]
+        row = padding.shifted(said, self.length, self.tokenizer.bos)
+        row["weights"] = row["segments"].astype(np.float32)
         heard = []
         for at, (index, number) in enumerate(zip(indices, self.chosen[indices], strict=True)):
             sound = self.sounds.sound(number)
@@ -130,20 +133,6 @@ def sound_arrays(
             audio[at, len(frames) :] = floor
             segments[at] = 1
     return {"audio": audio, "audio_segments": segments}
-
-
-def text_arrays(
-    said: list[list[int]], T: int, tokenizer: tokenizers.Tokenizer
-) -> dict[str, np.ndarray]:
-    """Targets of each row -> its arrays [b, T]: what is read begins with bos, shifted by one."""
-    row = {name: np.zeros((len(said), T), np.int32) for name in ("tokens", "targets", "segments")}
-    row["weights"] = np.zeros((len(said), T), np.float32)
-    for at, targets in enumerate(said):
-        t = len(targets)
-        row["targets"][at, :t] = targets
-        row["tokens"][at, :t] = [tokenizer.bos, *targets[:-1]]
-        row["segments"][at, :t] = row["weights"][at, :t] = 1
-    return row
 
 
 def open_rows(

@@ -175,9 +175,8 @@ OWN = ("width", "layers", "heads", "hidden", "feedforward", "norm_epsilon")  # a
 def tower_fields(of: VisionLanguage) -> dict[str, Any]:
     fields = {name: getattr(of, name) for name in SAME}
     fields |= {name: getattr(of, f"image_{name}") for name in OWN}
-    return fields | {
-        "first": of.layers + 1
-    }  # masks on the decoder's embeddings have the one before
+    # Masks on the decoder's embeddings have the number before.
+    return fields | {"first": of.layers + 1}
 
 
 def text_decoder(of: VisionLanguage, **more: Any) -> decoder.Decoder:
