@@ -1,7 +1,6 @@
 """Checkpoints of a run in one folder: when to save, which to keep, which can be trusted."""
 
 import concurrent.futures
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -24,10 +23,6 @@ class Restored(NamedTuple):
     step: int
     tree: Tree
     metadata: dict[str, Any]
-
-
-def to_stderr(text: str) -> None:
-    print(text, file=sys.stderr)
 
 
 class Checkpoints:
@@ -132,7 +127,7 @@ class Checkpoints:
         abstract: Tree,
         *,
         step: int | None = None,
-        warn: Callable[[str], None] = to_stderr,
+        warn: Callable[[str], None] = config.to_stderr,
     ) -> Restored:
         """The newest sound checkpoint (or the one of `step`) on the shardings of `abstract`.
 

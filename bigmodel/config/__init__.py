@@ -7,7 +7,7 @@ through `ml_collections.config_flags`. `resolve` turns one section into a builde
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from bigmodel.config.errors import InputError, nearest
+from bigmodel.config.errors import InputError, known, nearest, to_stderr
 from bigmodel.config.flags import CONFIG, Flag, parse, usage
 from bigmodel.config.places import place
 
@@ -27,6 +27,7 @@ __all__ = [
     "fit",
     "flat",
     "from_json",
+    "known",
     "load",
     "load_text",
     "nearest",
@@ -37,6 +38,7 @@ __all__ = [
     "schema",
     "shown",
     "to_json",
+    "to_stderr",
     "usage",
 ]
 

@@ -11,6 +11,7 @@ from bigmodel.convert.rows import Row
 
 Fields = Mapping[str, Any]  # of a family of ours, complete
 
+NO_NAME = "(?!)"  # the regular expression of none
 LENGTH = 1024  # tokens of a row of text, where the model takes so many
 
 
@@ -35,7 +36,8 @@ class Architecture:
         prefix: which names begin with, and in some folders do not.
         fixed: fields -> tensors of theirs that are no parameters, and their values.
         bare: whether it is written without that prefix.
-        unread: a regular expression of names that hold no weights.
+        unread: a regular expression of names that hold no weights, or those of another name.
+        dropped: and of weights that our model has no place for.
         renamed: (pattern, replacement) of names in older folders.
     """
 
@@ -51,4 +53,5 @@ class Architecture:
     bare: bool = False
     fixed: Callable[[Fields], dict[str, np.ndarray]] = lambda _: {}
     unread: str = r"rotary_emb\.inv_freq$"
+    dropped: str = NO_NAME
     renamed: tuple[tuple[str, str], ...] = ()

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bigmodel.convert.architecture import Architecture, Fields
-from bigmodel.convert.fields import Foreign
+from bigmodel.convert.fields import Foreign, classes, named
 from bigmodel.convert.rows import LINEAR, OUT, Row, dense, norm
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "relu": "relu", "silu": "silu"}
@@ -94,9 +94,8 @@ def fields(theirs: Foreign, **heads: Any) -> dict[str, Any]:
 
 def config(fields: Fields) -> dict[str, Any]:
     """And back."""
-    activations = {ours: theirs for theirs, ours in ACTIVATIONS.items()}
-    classes = fields["classes"] or fields["token_classes"]
-    labels = {"num_labels": classes} if classes else {}
+    told_apart = fields["classes"] or fields["token_classes"]
+    labels = {"num_labels": told_apart} if told_apart else {}
     return labels | {
         "vocab_size": fields["vocab"],
         "hidden_size": fields["width"],
@@ -106,14 +105,9 @@ def config(fields: Fields) -> dict[str, Any]:
         "max_position_embeddings": fields["length"] + fields["position_offset"],
         "type_vocab_size": fields["token_types"],
         "layer_norm_eps": fields["norm_epsilon"],
-        "hidden_act": activations.get(fields["feedforward"]),
+        "hidden_act": named(ACTIVATIONS, fields["feedforward"]),
         "tie_word_embeddings": True,
     }
-
-
-def classes(theirs: Foreign) -> int:
-    """How many classes a head tells apart."""
-    return theirs.take("num_labels", len(theirs.take("id2label", ("0", "1"))))
 
 
 def of_roberta(theirs: Foreign, **heads: Any) -> dict[str, Any]:
@@ -140,7 +134,8 @@ def bert(
         *("bert", "encoder", make, config, rows, objective, data),
         prefix="bert.",
         bare=bare,
-        unread=r"position_ids$|^cls\.predictions\.decoder\.|^cls\.predictions\.bias$",
+        unread=r"position_ids$",
+        dropped=r"^cls\.predictions\.(decoder\.|bias$)",
         renamed=(
             (r"LayerNorm\.weight$", "LayerNorm.gamma"),
             (r"LayerNorm\.bias$", "LayerNorm.beta"),
@@ -163,6 +158,7 @@ ARCHITECTURES = {
     "RobertaForMaskedLM": Architecture(
         *("roberta", "encoder", of_roberta, roberta_config, roberta_rows, *MASKED_TEXT),
         prefix="roberta.",
-        unread=r"position_ids$|^lm_head\.decoder\.",
+        unread=r"position_ids$",
+        dropped=r"^lm_head\.decoder\.",
     ),
 }

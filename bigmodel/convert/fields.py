@@ -82,6 +82,16 @@ class Foreign:
         return sorted(rest)
 
 
+def named(table: Mapping[str, str], ours: str) -> str | None:
+    """The first name of theirs that a table says is this one of ours; None: they have none."""
+    return next((theirs for theirs, name in table.items() if name == ours), None)
+
+
+def classes(theirs: Foreign) -> int:
+    """How many classes a head tells apart."""
+    return theirs.take("num_labels", len(theirs.take("id2label", ("0", "1"))))
+
+
 def open_config(folder: pathlib.Path) -> dict[str, Any]:
     """The config.json of a model's folder."""
     path = folder / "config.json"

@@ -53,12 +53,9 @@ class Folder:
         names = self.names(complete)
         fixed = self.architecture.fixed(complete)
         tied = [alias for alias in ALIASES if alias in self.tensors.shapes]
-        rows.check(
-            names,
-            shapes,
-            self.tensors,
-            "|".join([self.architecture.unread, *UNREAD, *map(re.escape, fixed)]),
-        )
+        own = self.architecture
+        unread = "|".join([own.unread, own.dropped, *UNREAD, *map(re.escape, fixed)])
+        rows.check(names, shapes, self.tensors, unread)
         for name, value in fixed.items():
             self.check_fixed(name, value)
         for alias in tied:
@@ -73,10 +70,8 @@ class Folder:
     def passed_over(self, complete: Fields) -> list[str]:
         """Names of weights that the architecture has and our model has no place for."""
         read = {re.sub(r"\{\w+\}", "0", row.theirs) for row in self.names(complete)}
-        odd = (*UNREAD, *BUFFERS, *map(re.escape, self.architecture.fixed(complete)))
         found = [name for name in self.tensors.shapes if name not in read]
-        found = [name for name in found if re.search(self.architecture.unread, name)]
-        return [name for name in found if not any(re.search(pattern, name) for pattern in odd)]
+        return [name for name in found if re.search(self.architecture.dropped, name)]
 
     def own(self, name: str) -> str:
         """A name as this folder has it: of a bare model, or older."""
@@ -114,7 +109,6 @@ class Folder:
 
 ALIASES = ("lm_head.weight",)
 UNREAD = (r"^lm_head\.weight$",)
-BUFFERS = (r"inv_freq$", r"position_ids$", r"\.attn\.(masked_)?bias$", r"embed_tokens\.weight$")
 
 
 def open_folder(folder: str | pathlib.Path, table: Table) -> Folder:

@@ -87,16 +87,10 @@ def gemma3_config(fields: Fields) -> dict[str, Any]:
 
 
 def mixtral(theirs: Foreign) -> dict[str, Any]:
-    theirs.must("hidden_act", ["silu"], "silu")
     theirs.skip("router_aux_loss_coef", "output_router_logits", "router_jitter_noise")
-    window = theirs.take("sliding_window", 0)
-    kinds = dict(pattern=("local",), window=window) if window else {}
-    return llama.common(
-        theirs,
+    return llama.mistral(theirs, 1_000_000.0) | dict(
         experts=theirs.take("num_local_experts", 8),
         experts_per_token=theirs.take("num_experts_per_tok", 2),
-        **kinds,
-        **rotary.fields(theirs, 1_000_000.0),
     )
 
 

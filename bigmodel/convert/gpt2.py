@@ -3,7 +3,7 @@
 from typing import Any
 
 from bigmodel.convert.architecture import Architecture, Fields
-from bigmodel.convert.fields import Foreign
+from bigmodel.convert.fields import Foreign, named
 from bigmodel.convert.rows import BIAS, LINEAR, Row, plain
 
 LAYER = "transformer.h.{layer}."
@@ -61,7 +61,6 @@ def fields(theirs: Foreign) -> dict[str, Any]:
 
 def config(fields: Fields) -> dict[str, Any]:
     """And back."""
-    activations = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
     return {
         "vocab_size": fields["vocab"],
         "n_embd": fields["width"],
@@ -70,7 +69,7 @@ def config(fields: Fields) -> dict[str, Any]:
         "n_inner": fields["hidden"] or None,
         "n_positions": fields["length"],
         "layer_norm_epsilon": fields["norm_epsilon"],
-        "activation_function": activations.get(fields["feedforward"]),
+        "activation_function": named(ACTIVATIONS, fields["feedforward"]),
         "tie_word_embeddings": fields["tied"],
     }
 

@@ -143,11 +143,12 @@ def llama_config(fields: Fields) -> dict[str, Any]:
     return common_config(fields) | dict(hidden_act="silu", **bias) | rotary.config(fields)
 
 
-def mistral(theirs: Foreign) -> dict[str, Any]:
+def mistral(theirs: Foreign, theta: float = 10_000.0) -> dict[str, Any]:
+    """`theta` is what it has for rotary positions where its config does not say it."""
     theirs.must("hidden_act", ["silu"], "silu")
     window = theirs.take("sliding_window", 0)
     kinds = dict(pattern=("local",), window=window) if window else {}
-    return common(theirs, **kinds, **rotary.fields(theirs))
+    return common(theirs, **kinds, **rotary.fields(theirs, theta))
 
 
 def mistral_config(fields: Fields) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from bigmodel.convert.architecture import Architecture, Fields
-from bigmodel.convert.fields import Foreign
+from bigmodel.convert.fields import Foreign, named
 from bigmodel.convert.rows import LINEAR, OUT, Row
 
 GATED = {"gated-gelu": "geglu", "gated-silu": "swiglu"}
@@ -78,7 +78,6 @@ def fields(theirs: Foreign) -> dict[str, Any]:
 
 def config(fields: Fields) -> dict[str, Any]:
     """And back."""
-    activations = {ours: theirs for theirs, ours in ACTIVATIONS.items()}
     return {
         "vocab_size": fields["vocab"],
         "d_model": fields["width"],
@@ -90,7 +89,7 @@ def config(fields: Fields) -> dict[str, Any]:
         "layer_norm_epsilon": fields["norm_epsilon"],
         "relative_attention_num_buckets": fields["relative_buckets"],
         "relative_attention_max_distance": fields["relative_distance"],
-        "feed_forward_proj": activations.get(fields["feedforward"]),
+        "feed_forward_proj": named(ACTIVATIONS, fields["feedforward"]),
         "tie_word_embeddings": fields["head_scale"],
         "is_encoder_decoder": True,
         "decoder_start_token_id": 0,
@@ -102,7 +101,7 @@ ARCHITECTURES = {
         *("t5", "encoder_decoder", fields, config, rows),
         data="pairs",
         data_fields=lambda _: {},
-        unread=r"^(en|de)coder\.embed_tokens\.weight$|"
-        r"^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$",
+        unread=r"^(en|de)coder\.embed_tokens\.weight$",
+        dropped=r"^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$",
     ),
 }

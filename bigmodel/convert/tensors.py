@@ -30,12 +30,11 @@ class Tensors:
 
     def __init__(self, folder: pathlib.Path):
         self.folder = folder
-        self._files = _files(folder)
         self._file_of: dict[str, pathlib.Path] = {}
         self._opened: tuple[pathlib.Path | None, Any] = (None, None)
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, str] = {}
-        for file, promised in self._files.items():
+        for file, promised in _files(folder).items():
             handle = self._open(file)
             names = list(handle.keys())
             if promised is not None and set(promised) != set(names):

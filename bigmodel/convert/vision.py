@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from bigmodel.convert.architecture import Architecture, Fields
-from bigmodel.convert.fields import Foreign
+from bigmodel.convert.architecture import NO_NAME, Architecture, Fields
+from bigmodel.convert.fields import Foreign, classes, named
 from bigmodel.convert.rows import BIAS, LINEAR, OUT, Row, dense, led, norm, patches
 
 ACTIVATIONS = {"gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_pytorch_tanh": "gelu_tanh"}
@@ -62,13 +62,9 @@ def vit_config(fields: Fields) -> dict[str, Any]:
         **pixels_config(fields),
         **sizes_config(fields),
         "layer_norm_eps": fields["norm_epsilon"],
-        "hidden_act": activation(fields),
+        "hidden_act": named(ACTIVATIONS, fields["feedforward"]),
         "qkv_bias": True,
     }
-
-
-def labels(theirs: Foreign) -> int:
-    return theirs.take("num_labels", len(theirs.take("id2label", ("0", "1"))))
 
 
 def pixels(theirs: Foreign) -> dict[str, Any]:
@@ -104,10 +100,6 @@ def sizes_config(fields: Fields, prefix: str = "") -> dict[str, Any]:
     found = {name: fields[prefix + ours] for ours, name in SIZES.items()}
     found["intermediate_size"] = found["intermediate_size"] or 4 * found["hidden_size"]
     return found
-
-
-def activation(fields: Fields) -> str | None:
-    return {ours: theirs for theirs, ours in ACTIVATIONS.items()}.get(fields["feedforward"])
 
 
 def tower_rows(fields: Fields) -> list[Row]:
@@ -176,7 +168,10 @@ def towers(theirs: Foreign, act: str, epsilon: float) -> tuple[dict[str, Any], F
 
 def towers_config(fields: Fields, kind: str) -> dict[str, Any]:
     """And back."""
-    alike = {"hidden_act": activation(fields), "layer_norm_eps": fields["norm_epsilon"]}
+    alike = {
+        "hidden_act": named(ACTIVATIONS, fields["feedforward"]),
+        "layer_norm_eps": fields["norm_epsilon"],
+    }
     image = alike | pixels_config(fields) | sizes_config(fields)
     text = alike | sizes_config(fields, "text_")
     text |= {"vocab_size": fields["vocab"], "max_position_embeddings": fields["text_length"]}
@@ -229,7 +224,8 @@ def classifier(make: Any, *, bare: bool = False) -> Architecture:
         *("vit", "vit", make, vit_config, vit_rows, "classify", "images", of_images),
         prefix="vit.",
         bare=bare,
-        unread=r"(^|\.)pooler\.dense\.",
+        unread=NO_NAME,
+        dropped=r"(^|\.)pooler\.dense\.",
     )
 
 
@@ -241,7 +237,7 @@ def two_towers(kind: str, fields: Any, config: Any, objective: str) -> Architect
 
 
 ARCHITECTURES = {
-    "ViTForImageClassification": classifier(lambda t: vit(t, classes=labels(t))),
+    "ViTForImageClassification": classifier(lambda t: vit(t, classes=classes(t))),
     "ViTModel": classifier(lambda t: vit(t, classes=0), bare=True),
     "CLIPModel": two_towers("clip", clip, clip_config, "contrastive"),
     "SiglipModel": two_towers("siglip", siglip, siglip_config, "sigmoid_contrastive"),

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from bigmodel.convert.architecture import Architecture, Fields
-from bigmodel.convert.fields import Foreign
+from bigmodel.convert.architecture import NO_NAME, Architecture, Fields
+from bigmodel.convert.fields import Foreign, named
 from bigmodel.convert.rows import CONVOLUTION, LINEAR, OUT, Row, dense, norm
 
 ACTIVATIONS = {"gelu": "gelu", "relu": "relu", "silu": "silu"}
@@ -80,7 +80,6 @@ def fields(theirs: Foreign) -> dict[str, Any]:
 
 def config(fields: Fields) -> dict[str, Any]:
     """And back."""
-    activations = {ours: theirs for theirs, ours in ACTIVATIONS.items()}
     hidden = fields["hidden"] or 4 * fields["width"]
     sides = {f"{side}_attention_heads": fields["heads"] for side in ("encoder", "decoder")}
     sides |= {f"{side}_ffn_dim": hidden for side in ("encoder", "decoder")}
@@ -92,7 +91,7 @@ def config(fields: Fields) -> dict[str, Any]:
         "encoder_layers": fields["encoder_layers"] or fields["layers"],
         "decoder_layers": fields["layers"],
         "max_target_positions": fields["length"],
-        "activation_function": activations.get(fields["feedforward"]),
+        "activation_function": named(ACTIVATIONS, fields["feedforward"]),
         "scale_embedding": False,
         "is_encoder_decoder": True,
     }
@@ -118,7 +117,8 @@ ARCHITECTURES = {
         *("whisper", "speech", fields, config, rows),
         data="speech",
         data_fields=of_sounds,
-        unread=r"^proj_out\.weight$",
+        unread=NO_NAME,
+        dropped=r"^proj_out\.weight$",
         fixed=positions,
     ),
 }

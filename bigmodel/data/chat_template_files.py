@@ -1,7 +1,6 @@
 """Where chat templates come from: a tokenizer's folder, a file, or the two that are built in."""
 
 import datetime
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -97,29 +96,20 @@ def of_folder(tokenizer: tokenizers.Tokenizer) -> tuple[str, str] | None:
         return None
     if (folder / "chat_template.jinja").is_file():
         return str(folder / "chat_template.jinja"), (folder / "chat_template.jinja").read_text()
-    found = of_config(folder).get("chat_template")
+    found = (tokenizers.settings(folder) or {}).get("chat_template")
     if isinstance(found, list):  # several by name
         found = {one["name"]: one["template"] for one in found}.get("default")
-    return (str(folder / "tokenizer_config.json"), found) if found else None
+    return (str(folder / tokenizers.SETTINGS), found) if found else None
 
 
 def named_tokens(tokenizer: tokenizers.Tokenizer) -> dict[str, str]:
     """The same and others as the tokenizer's folder names them, if it names any."""
     folder = beside(tokenizer)
-    found = of_config(folder) if folder else {}
-    if not found:
+    said = tokenizers.settings(folder) if folder else None
+    if not said:
         return ends_of_texts(tokenizer)
-    named = {name: token for name, token in found.items() if name.endswith("_token")}
-    told = {k: v["content"] if isinstance(v, dict) else v for k, v in named.items()}
-    return {name: text for name, text in told.items() if isinstance(text, str)}
-
-
-def of_config(folder: epath.Path) -> dict[str, Any]:
-    path = folder / "tokenizer_config.json"
-    try:
-        return json.loads(path.read_text()) if path.is_file() else {}
-    except ValueError as error:
-        raise config.InputError(f"{path} is not JSON: {error}") from error
+    named = {k: tokenizers.named_token(said, k) for k in said if k.endswith("_token")}
+    return {name: text for name, text in named.items() if isinstance(text, str)}
 
 
 def beside(tokenizer: tokenizers.Tokenizer) -> epath.Path | None:

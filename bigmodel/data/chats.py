@@ -21,6 +21,7 @@ from bigmodel.data import (
     chat_sources,
     chat_template_files,
     chat_templates,
+    row_numbers,
     text,
     tokenizers,
 )
@@ -65,9 +66,7 @@ class Rows:
 
     def take(self, indices: np.ndarray, epochs: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """[b] indices -> tokens, targets, weights, segments, positions [b, T]; of every epoch."""
-        indices = np.asarray(indices, np.int64)
-        if len(indices) and not -1 < indices.min() <= indices.max() < len(self):
-            raise IndexError(f"rows {indices.min()} to {indices.max()} of {len(self)}")
+        indices = row_numbers.within(indices, len(self))
         row, start, size = self.plan.pieces(indices)
         chat = self.chosen[np.searchsorted(self.ends, start, "right") - 1]
         # A chat begins with its own first token, not with one of the tokenizer's: that is no
@@ -179,11 +178,7 @@ def open_rows(
         ("broken", broken, BROKEN),
         ("normalize", normalize, cache.FORMS),
     ):
-        if value not in allowed:
-            raise config.InputError(
-                f"data.{field} = {value!r}: allowed are {', '.join(allowed)}."
-                f"{config.nearest(value, allowed)}"
-            )
+        config.known(f"data.{field}", value, allowed)
     if length < 1:
         raise config.InputError(f"data.length = {length}: a row needs at least 1 position.")
     if isinstance(tokenizer, str):

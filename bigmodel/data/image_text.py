@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 
 from bigmodel import config
-from bigmodel.data import cache, caption_sources, image_sources, images, store, tokenizers
+from bigmodel.data import (
+    cache,
+    caption_sources,
+    image_sources,
+    images,
+    padding,
+    row_numbers,
+    store,
+    tokenizers,
+)
 
 TOO_LONG = ("refuse", "cut")
 TEXTS_AT_A_TIME = 4096
@@ -91,20 +100,15 @@ class Rows:
 
         Of several texts one is drawn each time anew; in evaluation it is the first.
         """
-        indices = np.asarray(indices, np.int64)
-        if len(indices) and not -1 < indices.min() <= indices.max() < len(self):
-            raise IndexError(f"rows {indices.min()} to {indices.max()} of {len(self)}")
-        pixels = []
-        tokens = np.full((len(indices), self.length), self.tokenizer.eos, np.int32)
-        segments = np.zeros_like(tokens)
+        indices = row_numbers.within(indices, len(self))
+        pixels, texts = [], []
         for at, index in enumerate(map(int, indices)):
             rng = None
             if epochs is not None:
                 rng = np.random.default_rng([self.pictures.seed, int(epochs[at]), index])
             pixels.append(self.pictures.one(index, rng))
-            text = self.text(index, rng)
-            tokens[at, : len(text)] = text
-            segments[at, : len(text)] = 1
+            texts.append(self.text(index, rng))
+        tokens, segments = padding.padded(texts, self.length, self.tokenizer.eos)
         return {
             "images": self.pictures.normalized(pixels),
             "tokens": tokens,
@@ -131,12 +135,8 @@ def text_arrays(
 ) -> dict[str, np.ndarray]:
     """Texts alone as rows have them: tokens and segments, int32 [b, T]; those too long are cut."""
     T = data["text_length"]
-    tokens = np.full((len(texts), T), tokenizer.eos, np.int32)
-    segments = np.zeros_like(tokens)
-    for at, ids in enumerate(tokenizer.encode_many(texts)):
-        text = bounded(ids, T, tokenizer, data["start"])
-        tokens[at, : len(text)] = text
-        segments[at, : len(text)] = 1
+    rows = [bounded(ids, T, tokenizer, data["start"]) for ids in tokenizer.encode_many(texts)]
+    tokens, segments = padding.padded(rows, T, tokenizer.eos)
     return {"tokens": tokens, "segments": segments}
 
 
@@ -173,11 +173,7 @@ def open_rows(
         progress: told while images are read.
     """
     images.check(size, channels, mean, std, crop, (), 0.0, 0.0)
-    if too_long not in TOO_LONG:
-        raise config.InputError(
-            f"data.too_long = {too_long!r}: allowed are {', '.join(TOO_LONG)}."
-            f"{config.nearest(too_long, TOO_LONG)}"
-        )
+    config.known("data.too_long", too_long, TOO_LONG)
     room = text_length - 1 - start
     if room < 1:
         raise config.InputError(
@@ -210,8 +206,8 @@ def prepare(
 ) -> Texts:
     """The tokens of all texts, made once, kept below `root` (""): the user's cache."""
     known = [image_sources.FORMAT, "texts", shown.content, tokenizer.fingerprint]
-    of_image = lambda index: shown.told(index)[1]  # noqa: E731
-    return stored(known, len(shown), of_image, tokenizer.encode_many, root=root, report=report)
+    of_images = (len(shown), lambda index: shown.told(index)[1])
+    return stored(known, *of_images, tokenizer.encode_many, root=root, report=report)
 
 
 def stored(

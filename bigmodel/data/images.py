@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bigmodel import config
-from bigmodel.data import augment, cache, image_sources
+from bigmodel.data import augment, cache, image_sources, row_numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,9 +77,7 @@ class Rows:
 
     def take(self, indices: np.ndarray, epochs: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """images [b, H, W, C], labels [b] or of mixed images [b, N], weights [b]."""
-        indices = np.asarray(indices, np.int64)
-        if len(indices) and not -1 < indices.min() <= indices.max() < len(self):
-            raise IndexError(f"rows {indices.min()} to {indices.max()} of {len(self)}")
+        indices = row_numbers.within(indices, len(self))
         mixes = epochs is not None and bool(self.how.mixup or self.how.cutmix)
         images, labels = [], []
         for at, index in enumerate(map(int, indices)):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bigmodel import config
-from bigmodel.data import image_sources, images, prompts, sounds, speech, tokenizers
+from bigmodel.data import image_sources, images, padding, prompts, sounds, speech, tokenizers
 
 SHORTEST = 16  # tokens: shorter sources are padded to it, longer ones to a power of two
 
@@ -19,11 +19,8 @@ def source(
     del data
     ids = [np.append(tokens, tokenizer.eos) for tokens in tokenizer.encode_many(texts)]
     S = 1 << (max(SHORTEST, *map(len, ids)) - 1).bit_length()
-    found = {name: np.zeros((len(ids), S), np.int32) for name in ("source", "source_segments")}
-    for row, tokens in enumerate(ids):
-        found["source"][row, : len(tokens)] = tokens
-        found["source_segments"][row, : len(tokens)] = 1
-    return found
+    rows, segments = padding.padded(ids, S)
+    return {"source": rows, "source_segments": segments}
 
 
 def audio(

@@ -251,11 +251,7 @@ def cut(
 def refuse_unknown(**given: str) -> None:
     for name, value in given.items():
         allowed = {"split": SPLITS, "windows": WINDOWS}[name]
-        if value not in allowed:
-            raise config.InputError(
-                f"data.{name} = {value!r}: allowed are {', '.join(allowed)}."
-                f"{config.nearest(value, allowed)}"
-            )
+        config.known(f"data.{name}", value, allowed)
 
 
 def refuse_who_had_all(rows: Rows) -> None:

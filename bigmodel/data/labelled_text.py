@@ -145,11 +145,7 @@ def open_rows(
         ("labels", labels, LABELS),
         ("normalize", normalize, cache.FORMS),
     ):
-        if value not in allowed:
-            raise config.InputError(
-                f"data.{name} = {value!r}: allowed are {', '.join(allowed)}."
-                f"{config.nearest(value, allowed)}"
-            )
+        config.known(f"data.{name}", value, allowed)
     texts = 2 if second_field else 1
     if classes and labels == "numbers":
         raise config.InputError(f"data.classes = {classes}: numbers have none; allowed is ().")

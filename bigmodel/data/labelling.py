@@ -123,10 +123,7 @@ class Reading:
 
 def check(classes: tuple[str, ...], unfit: str, length: int, *, least: int) -> None:
     """Refuses fields that no data can have."""
-    if unfit not in UNFIT:
-        raise config.InputError(
-            f"data.unfit = {unfit!r}: allowed are {', '.join(UNFIT)}.{config.nearest(unfit, UNFIT)}"
-        )
+    config.known("data.unfit", unfit, UNFIT)
     if length < least:
         raise config.InputError(f"data.length = {length}: allowed are {least} and more.")
     if len(set(classes)) < len(classes):

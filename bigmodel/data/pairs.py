@@ -16,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 
 from bigmodel import config
-from bigmodel.data import cache, pair_sources, prepare, sources, tokenizers
+from bigmodel.data import cache, padding, pair_sources, prepare, row_numbers, sources, tokenizers
 
 FORMAT = 1  # raise it when the same inputs would give another preparation
 AT_A_TIME = 2**12  # pairs whose texts go to the tokenizer together
@@ -63,9 +63,7 @@ class Rows:
 
     def take(self, indices: np.ndarray, epochs: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """[b] indices -> `source`, ... [b, S] and `tokens`, `targets`, ... [b, T]; every epoch."""
-        indices = np.asarray(indices, np.int64)
-        if len(indices) and not -1 < indices.min() <= indices.max() < len(self):
-            raise IndexError(f"rows {indices.min()} to {indices.max()} of {len(self)}")
+        indices = row_numbers.within(indices, len(self))
         S, T, end = self.source_length, self.length, [self.tokenizer.eos]
         both = [
             ([*self.side("source", pair)[: S - 1], *end], [*self.side("target", pair), *end][:T])
@@ -99,27 +97,16 @@ class Rows:
         return hashlib.sha256(json.dumps(known).encode() + chosen).hexdigest()
 
 
-SOURCE = ("source", "source_segments", "source_positions")
-TARGET = ("tokens", "targets", "segments", "positions")
-
-
 def batch_of(
     both: Sequence[tuple[Sequence[int], Sequence[int]]], S: int, T: int, bos: int
 ) -> dict[str, np.ndarray]:
     """(source, targets) of each row, ends with them -> its arrays [b, S] and [b, T]."""
-    row = {name: np.zeros((len(both), S), np.int32) for name in SOURCE}
-    row |= {name: np.zeros((len(both), T), np.int32) for name in TARGET}
-    row["weights"] = np.zeros((len(both), T), np.float32)
-    for at, (source, targets) in enumerate(both):
-        s, t = len(source), len(targets)
-        row["source"][at, :s] = source
-        row["source_segments"][at, :s] = 1
-        row["source_positions"][at, :s] = np.arange(s)
-        row["targets"][at, :t] = targets
-        row["tokens"][at, :t] = [bos, *targets[:-1]]
-        row["segments"][at, :t] = row["weights"][at, :t] = 1
-        row["positions"][at, :t] = np.arange(t)
-    return row
+    source, segments = padding.padded([source for source, _ in both], S)
+    row = {"source": source, "source_segments": segments}
+    row["source_positions"] = segments * np.arange(S, dtype=np.int32)
+    row |= padding.shifted([targets for _, targets in both], T, bos)
+    row["positions"] = row["segments"] * np.arange(T, dtype=np.int32)
+    return row | {"weights": row["segments"].astype(np.float32)}
 
 
 def open_rows(
@@ -156,11 +143,7 @@ def open_rows(
         ("empty", empty, EMPTY),
         ("normalize", normalize, cache.FORMS),
     ):
-        if value not in allowed:
-            raise config.InputError(
-                f"data.{field} = {value!r}: allowed are {', '.join(allowed)}."
-                f"{config.nearest(value, allowed)}"
-            )
+        config.known(f"data.{field}", value, allowed)
     for field, size in (("source_length", source_length), ("length", length)):
         if size < 2:
             raise config.InputError(f"data.{field} = {size}: a token and its end need at least 2.")
@@ -203,7 +186,8 @@ def prepared(
 def row_shapes(fields: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:
     """Arrays of a row: name -> (shape, dtype)."""
     S, T = (fields["source_length"],), (fields["length"],)
-    found = dict.fromkeys(SOURCE, (S, "int32")) | dict.fromkeys(TARGET, (T, "int32"))
+    found = dict.fromkeys(("source", "source_segments", "source_positions"), (S, "int32"))
+    found |= dict.fromkeys(("tokens", "targets", "segments", "positions"), (T, "int32"))
     return found | {"weights": (T, "float32")}
 
 

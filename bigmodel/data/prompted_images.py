@@ -21,6 +21,7 @@ from bigmodel.data import (
     image_text,
     images,
     prompts,
+    row_numbers,
     tokenizers,
 )
 
@@ -82,9 +83,7 @@ class Rows:
 
         Of several texts of an image one is drawn each time anew; in evaluation it is the first.
         """
-        indices = np.asarray(indices, np.int64)
-        if len(indices) and not -1 < indices.min() <= indices.max() < len(self):
-            raise IndexError(f"rows {indices.min()} to {indices.max()} of {len(self)}")
+        indices = row_numbers.within(indices, len(self))
         pixels, rows = [], []
         for at, index in enumerate(map(int, indices)):
             rng = None
@@ -139,11 +138,7 @@ def open_rows(
         progress: told while images are read.
     """
     images.check(size, channels, mean, std, crop, (), 0.0, 0.0)
-    if too_long not in image_text.TOO_LONG:
-        raise config.InputError(
-            f"data.too_long = {too_long!r}: allowed are {', '.join(image_text.TOO_LONG)}."
-            f"{config.nearest(too_long, image_text.TOO_LONG)}"
-        )
+    config.known("data.too_long", too_long, image_text.TOO_LONG)
     parsed = prompts.template(template, images=True)
     if isinstance(tokenizer, str):
         tokenizer = tokenizers.load(tokenizer)

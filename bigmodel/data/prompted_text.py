@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bigmodel import config
-from bigmodel.data import cache, pair_sources, pairs, prompts, tokenizers
+from bigmodel.data import cache, pair_sources, pairs, prompts, row_numbers, tokenizers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +52,7 @@ class Rows:
 
     def take(self, indices: np.ndarray, epochs: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """[b] indices -> arrays [b, T]; the same in every epoch."""
-        indices = np.asarray(indices, np.int64)
-        if len(indices) and not -1 < indices.min() <= indices.max() < len(self):
-            raise IndexError(f"rows {indices.min()} to {indices.max()} of {len(self)}")
+        indices = row_numbers.within(indices, len(self))
         bos = np.array([self.tokenizer.bos], np.int32)
         rows = [
             (np.concatenate([bos, self.side("source", pair)]), self.side("target", pair))
@@ -129,11 +127,7 @@ def open_rows(
         ("empty", empty, pairs.EMPTY),
         ("normalize", normalize, cache.FORMS),
     ):
-        if value not in allowed:
-            raise config.InputError(
-                f"data.{field} = {value!r}: allowed are {', '.join(allowed)}."
-                f"{config.nearest(value, allowed)}"
-            )
+        config.known(f"data.{field}", value, allowed)
     prompts.template(template, images=False)
     if isinstance(tokenizer, str):
         tokenizer = tokenizers.load(tokenizer)

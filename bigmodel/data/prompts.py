@@ -13,7 +13,6 @@ from bigmodel import config
 from bigmodel.data import tokenizers
 
 IMAGE = -1  # among ids
-TOO_LONG = ("refuse", "skip", "cut")
 
 
 class Template(NamedTuple):

@@ -134,10 +134,7 @@ def open_rows(
             0: they stand above the tokenizer's ids, the first at the top.
         seed: of what is drawn.
     """
-    if task not in TASKS:
-        raise config.InputError(
-            f"data.task = {task!r}: allowed are {', '.join(TASKS)}.{config.nearest(task, TASKS)}"
-        )
+    config.known("data.task", task, TASKS)
     if not 0 < noise < 1 or span < 1:
         raise config.InputError(
             f"data.noise = {noise}, data.span = {span}: noise is a share between 0 and 1, and a "

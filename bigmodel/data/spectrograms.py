@@ -101,11 +101,7 @@ def prepare(
     report: cache.Progress,
 ) -> Spectrograms:
     """What is heard of a source, worked out if it is not yet; `folder` as in `cache.open_cache`."""
-    if broken not in BROKEN:
-        raise config.InputError(
-            f"data.broken = {broken!r}: allowed are {', '.join(BROKEN)}."
-            f"{config.nearest(broken, BROKEN)}"
-        )
+    config.known("data.broken", broken, BROKEN)
     known = [FORMAT, source.name, source.fingerprint, split, dataclasses.asdict(hearing), broken]
     key = hashlib.sha256(json.dumps(["spectrograms", *known]).encode()).hexdigest()[:32]
 

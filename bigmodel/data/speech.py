@@ -14,6 +14,8 @@ from bigmodel.data import (
     audio_sources,
     cache,
     log_mel,
+    padding,
+    row_numbers,
     spec_augment,
     spectrograms,
     tokenizers,
@@ -72,10 +74,10 @@ class Rows:
 
     def take(self, indices: np.ndarray, epochs: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """audio [b, A, M], audio_segments [b, A]; tokens, targets, weights, segments [b, T]."""
-        indices = np.asarray(indices, np.int64)
-        if len(indices) and not -1 < indices.min() <= indices.max() < len(self):
-            raise IndexError(f"rows {indices.min()} to {indices.max()} of {len(self)}")
-        row = text_arrays([self.said(n) for n in self.chosen[indices]], self.length, self.tokenizer)
+        indices = row_numbers.within(indices, len(self))
+        said = [self.said(number) for number in self.chosen[indices]]
+        row = padding.shifted(said, self.length, self.tokenizer.bos)
+        row["weights"] = row["segments"].astype(np.float32)
         heard = []
         for at, (index, number) in enumerate(zip(indices, self.chosen[indices], strict=True)):
             sound = self.sounds.sound(number)
@@ -133,20 +135,6 @@ def sound_arrays(
     return {"audio": audio, "audio_segments": segments}
 
 
-def text_arrays(
-    said: list[list[int]], T: int, tokenizer: tokenizers.Tokenizer
-) -> dict[str, np.ndarray]:
-    """Targets of each row -> its arrays [b, T]: what is read begins with bos, shifted by one."""
-    row = {name: np.zeros((len(said), T), np.int32) for name in ("tokens", "targets", "segments")}
-    row["weights"] = np.zeros((len(said), T), np.float32)
-    for at, targets in enumerate(said):
-        t = len(targets)
-        row["targets"][at, :t] = targets
-        row["tokens"][at, :t] = [tokenizer.bos, *targets[:-1]]
-        row["segments"][at, :t] = row["weights"][at, :t] = 1
-    return row
-
-
 def open_rows(
     source: str = "dtmf",
     *,
@@ -201,11 +189,7 @@ def open_rows(
         ("empty", empty, EMPTY),
         ("normalize", normalize, cache.FORMS),
     ):
-        if value not in allowed:
-            raise config.InputError(
-                f"data.{field} = {value!r}: allowed are {', '.join(allowed)}."
-                f"{config.nearest(value, allowed)}"
-            )
+        config.known(f"data.{field}", value, allowed)
     for field, size, least in (("length", length, 1 + end), ("frames", frames, 3)):
         if size < least:
             raise config.InputError(f"data.{field} = {size}: allowed are {least} and more.")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bigmodel import config
-from bigmodel.data import cache, packing, sources, store, tokenizers
+from bigmodel.data import cache, packing, row_numbers, sources, store, tokenizers
 
 # From here on a best-fit plan is kept beside its cache; below, making it takes less than 0.1 s.
 PIECES_TO_KEEP = 10**5
@@ -45,9 +45,7 @@ class Rows:
 
     def take(self, indices: np.ndarray, epochs: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """[b] indices -> the rows as arrays [b, T]; they are the same in every epoch."""
-        indices = np.asarray(indices, np.int64)
-        if len(indices) and not -1 < indices.min() <= indices.max() < len(self):
-            raise IndexError(f"rows {indices.min()} to {indices.max()} of {len(self)}")
+        indices = row_numbers.within(indices, len(self))
         pieces = self.plan.pieces(indices)
         tokens, offsets = self.flat()
         return packing.fill(

@@ -22,6 +22,7 @@ END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eot_id|>"
 START_OF_TEXT = ("<|begin_of_text|>", "<s>", "<bos>", "[CLS]")
 # And for what is hidden from an encoder.
 MASKS = ("[MASK]", "<mask>")
+SETTINGS = "tokenizer_config.json"  # beside a tokenizer
 
 
 class Tokenizer(Protocol):
@@ -257,40 +258,40 @@ def _load_json(name: str, path: epath.Path) -> Json:
     library.encode_special_tokens = True  # a document that says "</s>" does not end there
     library.no_truncation()
     library.no_padding()
-    named = _settings(path)
-    eos = _first_id(library, [_named(named, "eos_token"), *END_OF_TEXT])
-    bos = _first_id(library, [_named(named, "bos_token"), *START_OF_TEXT])
+    said = settings(path.parent)
+    eos = _first_id(library, [named_token(said, "eos_token"), *END_OF_TEXT])
+    bos = _first_id(library, [named_token(said, "bos_token"), *START_OF_TEXT])
     if eos is None:
         raise config.InputError(
             f'tokenizer "{name}" has no token that ends a text; allowed are '
-            f"{', '.join(END_OF_TEXT)}, or an eos_token in {path.parent}/tokenizer_config.json."
+            f"{', '.join(END_OF_TEXT)}, or an eos_token in {path.parent}/{SETTINGS}."
         )
     bos = eos if bos is None else bos
     size = max(library.get_vocab(with_added_tokens=True).values()) + 1
     fingerprint = hashlib.sha256(f"{text}\0{eos}\0{bos}".encode()).hexdigest()
     # Our own rows of text begin so. Of a Hugging Face folder the file says what is added, and not
     # its add_bos_token, which transformers passes over where there is a tokenizer.json.
-    starts = named is None or library.encode("a").ids[:1] == [bos]
+    starts = said is None or library.encode("a").ids[:1] == [bos]
     return Json(name, size, eos, bos, starts, fingerprint, library)
 
 
-def _settings(path: epath.Path) -> dict[str, Any] | None:
-    """The tokenizer_config.json beside a tokenizer's file; None: there is none."""
-    beside = path.parent / "tokenizer_config.json"
-    if not beside.exists():
+def settings(folder: epath.Path) -> dict[str, Any] | None:
+    """The tokenizer_config.json of a tokenizer's folder; None: there is none."""
+    path = folder / SETTINGS
+    if not path.is_file():
         return None
     try:
-        found = json.loads(beside.read_text())
+        found = json.loads(path.read_text())
     except ValueError as error:
-        raise config.InputError(f"{beside}: is no JSON: {error}") from error
+        raise config.InputError(f"{path}: is no JSON: {error}") from error
     if not isinstance(found, dict):
-        raise config.InputError(f"{beside}: is no JSON object.")
+        raise config.InputError(f"{path}: is no JSON object.")
     return found
 
 
-def _named(settings: dict[str, Any] | None, key: str) -> str | None:
-    """The token of a key such as "eos_token": text, or a dict with it."""
-    token = (settings or {}).get(key)
+def named_token(said: dict[str, Any] | None, key: str) -> str | None:
+    """The token that settings name by a key such as "eos_token": text, or a dict with it."""
+    token = (said or {}).get(key)
     return token["content"] if isinstance(token, dict) else token
 
 
@@ -312,5 +313,5 @@ def _load_sentencepiece(name: str, path: epath.Path) -> SentencePiece:
         raise config.InputError(f'tokenizer "{name}" has no </s>; train it with an eos_id.')
     fingerprint = hashlib.sha256(proto).hexdigest()
     size = library.get_piece_size()
-    starts = bool((_settings(path) or {}).get("add_bos_token", True))
+    starts = bool((settings(path.parent) or {}).get("add_bos_token", True))
     return SentencePiece(name, size, eos, bos if bos >= 0 else eos, starts, fingerprint, library)

@@ -102,23 +102,19 @@ def search(
         )
     ends = (eos,) if isinstance(eos, int) else tuple(eos)
     how: dict[str, Any] = dict(model=model, vocab=vocab, num_beams=num_beams, eos=ends)
+    asked: dict[str, Any] = dict(max_new_tokens=max_new_tokens, max_length=max_length)
+    asked |= dict(multiple=multiple, inputs=inputs, prefix=prefix)
     at_a_time = max(1, rows // num_beams)
+    addresses = [(0, prompt, 0) for prompt in range(len(prompts))]
     found: list[list[Hypothesis]] = []
     for start in range(0, len(prompts), at_a_time):
-        texts = [np.asarray(prompt, np.int32) for prompt in prompts[start : start + at_a_time]]
-        left = [prompting.limit(len(text), max_new_tokens, max_length) for text in texts]
-        real = len(texts)
-        addresses = [(0, start + row, 0) for row in range(real)]
-        for _ in range(-real % multiple):  # rows that have nothing to find
-            texts.append(np.zeros(1, np.int32))
-            addresses.append(addresses[0])
-            left.append(0)
-        batch = prompting.left_padded(texts, prefix=prefix) | prompting.rows_of(inputs, addresses)
+        some = addresses[start : start + at_a_time]
+        batch, _, left = prompting.begun(prompts, some, **asked)
         longest = prompting.round_up(max(1, *left), LIMIT_STEP)
         limits = np.array(left, np.int32)
         ended = of_rows(params, batch, limits, length_penalty, longest=longest, **how)
         scores, tokens, lengths = map(prompting.fetch, ended)
-        for row in range(real):
+        for row in range(len(some)):
             best = zip(scores[row], tokens[row], lengths[row], strict=True)
             kept = [Hypothesis(t[:n], float(score)) for score, t, n in best if np.isfinite(score)]
             # A row that may draw nothing has one text: the empty one.
@@ -185,11 +181,21 @@ def of_rows(
         beams, origin = extend(beams, logits_of(outputs["hidden"]), limits, penalty, eos)
         return beams._replace(cache=reordered(beams.cache, axes, origin))
 
+    cache = jax.tree.map(lambda x, axis: repeated(x, axis, N), outputs["cache"], axes)
+    log_p = jnp.repeat(logits_of(outputs["hidden"]), N, axis=1)
+    beams, _ = extend(started(cache, limits, N, longest), log_p, limits, penalty, eos)
+    beams = jax.lax.while_loop(lambda beams: jnp.isfinite(beams.alive).any(), step, beams)
+    return beams.done, beams.done_tokens, beams.done_lengths
+
+
+def started(cache: Cache, limits: jax.Array, N: int, L: int) -> Beams:
+    """Of each row one text without a token, where it may have some."""
+    (B,) = limits.shape
     none = jnp.full((B, N), -jnp.inf)
-    blank = jnp.zeros((B, N, longest), jnp.int32)
-    first = Beams(
+    blank = jnp.zeros((B, N, L), jnp.int32)
+    return Beams(
         length=jnp.int32(0),
-        cache=jax.tree.map(lambda x, axis: repeated(x, axis, N), outputs["cache"], axes),
+        cache=cache,
         token=jnp.zeros((B, N), jnp.int32),
         alive=none.at[:, 0].set(jnp.where(limits > 0, 0.0, -jnp.inf)),
         tokens=blank,
@@ -197,10 +203,6 @@ def of_rows(
         done_tokens=blank,
         done_lengths=jnp.zeros((B, N), jnp.int32),
     )
-    log_p = jnp.repeat(logits_of(outputs["hidden"]), N, axis=1)
-    beams, _ = extend(first, log_p, limits, penalty, eos)
-    beams = jax.lax.while_loop(lambda beams: jnp.isfinite(beams.alive).any(), step, beams)
-    return beams.done, beams.done_tokens, beams.done_lengths
 
 
 def extend(

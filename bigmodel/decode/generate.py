@@ -5,7 +5,7 @@ How prompts become a batch: decode/prompting.py.
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -84,14 +84,12 @@ def generate(
     rules = Rules(sampling, (eos,) if isinstance(eos, int) else tuple(eos), vocab)
     samples = [(i, j) for i in range(len(prompts)) for j in range(num_return_sequences)]
     pieces: list[list[np.ndarray]] = [[] for _ in samples]
+    limits = dict(max_new_tokens=max_new_tokens, max_length=max_length)
+    how: dict[str, Any] = limits | dict(multiple=multiple, inputs=inputs, prefix=prefix)
     for start in range(0, len(samples), rows):
         addresses = [(seed, i, j) for i, j in samples[start : start + rows]]
-        texts = [np.asarray(prompts[i], np.int32) for _, i, _ in addresses]
-        left = [prompting.limit(len(text), max_new_tokens, max_length) for text in texts]
-        _fill(texts, addresses, left, multiple)
-        batch = prompting.left_padded(texts, prefix=prefix) | prompting.rows_of(inputs, addresses)
-        stream = _stream(model, params, rules, batch, addresses, left, block)
-        for tokens in stream:
+        begun = prompting.begun(prompts, addresses, **how)
+        for tokens in _stream(model, params, rules, *begun, block):
             for index, drawn in enumerate(tokens, start):
                 drawn = drawn[drawn >= 0]
                 if len(drawn):
@@ -99,16 +97,6 @@ def generate(
                     if on_tokens is not None:
                         on_tokens(index, drawn)
     return [np.concatenate([np.zeros(0, np.int32), *parts]) for parts in pieces]
-
-
-def _fill(
-    texts: list[np.ndarray], addresses: list[tuple[int, int, int]], left: list[int], multiple: int
-) -> None:
-    """Adds rows that have nothing to draw, up to a multiple."""
-    for _ in range(-len(texts) % multiple):
-        texts.append(np.zeros(1, np.int32))
-        addresses.append((0, 0, 0))
-        left.append(0)
 
 
 def _stream(

@@ -16,6 +16,7 @@ from bigmodel.config import InputError
 
 Params = Any
 Cache = Any
+Address = tuple[int, int, int]  # seed, prompt, sample: all that a row's random numbers depend on
 
 SHORTEST = 16  # tokens: shorter prompts are padded to it
 CACHE_STEP = 128  # tokens: lanes of a TPU's vector registers
@@ -71,12 +72,33 @@ def left_padded(texts: list[np.ndarray], *, prefix: bool = False) -> dict[str, n
     return batch
 
 
-def rows_of(
-    inputs: Mapping[str, np.ndarray] | None, addresses: Sequence[tuple[int, int, int]]
-) -> dict[str, np.ndarray]:
-    """What the model reads besides, for rows of (seed, prompt, sample)."""
+def begun(
+    prompts: Sequence[np.ndarray],
+    addresses: list[Address],
+    *,
+    max_new_tokens: int | None,
+    max_length: int | None,
+    multiple: int,
+    inputs: Mapping[str, np.ndarray] | None,
+    prefix: bool,
+) -> tuple[dict[str, np.ndarray], list[Address], list[int]]:
+    """Some rows as a batch, their addresses, and how many tokens each may draw.
+
+    Rows that may draw nothing are added up to a multiple.
+
+    Args:
+        prompts: all of them.
+        addresses: (seed, prompt, sample) of each row.
+        max_new_tokens, max_length, multiple, inputs, prefix: see `generate.generate`.
+    """
+    texts = [np.asarray(prompts[which], np.int32) for _, which, _ in addresses]
+    left = [limit(len(text), max_new_tokens, max_length) for text in texts]
+    added = -len(texts) % multiple
+    texts += added * [np.zeros(1, np.int32)]
+    addresses = addresses + added * addresses[:1]
     which = np.array([prompt for _, prompt, _ in addresses])
-    return {name: array[which] for name, array in (inputs or {}).items()}
+    besides = {name: array[which] for name, array in (inputs or {}).items()}
+    return left_padded(texts, prefix=prefix) | besides, addresses, left + added * [0]
 
 
 def limit(length: int, max_new_tokens: int | None, max_length: int | None) -> int:

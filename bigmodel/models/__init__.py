@@ -14,7 +14,7 @@ from bigmodel.models import (
     vit,
 )
 
-# name in a config -> (the module whose fields are the config's, what makes the handle)
+# name in a config -> (what has the fields of the config, what makes the handle)
 FAMILIES = {
     "decoder": (decoder.Decoder, decoder.make),
     "dit": (dit.DiT, dit.make),
@@ -28,6 +28,6 @@ FAMILIES = {
     "speech": (speech.Speech, speech.make),
     "speech_encoder": (speech_encoder.SpeechEncoder, speech_encoder.make),
     "two_towers": (two_towers.TwoTowers, two_towers.make),
-    "vision_language": (vision_language.VisionLanguage, vision_language.make),
+    "vision_language": (vision_language.FIELDS, vision_language.make),
     "vit": (vit.ViT, vit.make),
 }

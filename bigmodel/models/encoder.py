@@ -219,16 +219,8 @@ def no_masked_head(*_: Any) -> Any:
 
 def check(encoder: Encoder) -> None:
     """Refuses fields that do not go together."""
-    if encoder.norm_placement not in PLACEMENTS:
-        raise config.InputError(
-            f"model.norm_placement = {encoder.norm_placement!r}: allowed are "
-            f"{', '.join(PLACEMENTS)}.{config.nearest(encoder.norm_placement, PLACEMENTS)}"
-        )
-    if encoder.masked_activation not in feedforward.ACTIVATIONS:
-        raise config.InputError(
-            f"model.masked_activation = {encoder.masked_activation!r}: allowed are "
-            f"{', '.join(feedforward.ACTIVATIONS)}."
-        )
+    config.known("model.norm_placement", encoder.norm_placement, PLACEMENTS)
+    config.known("model.masked_activation", encoder.masked_activation, feedforward.ACTIVATIONS)
     for name in ("token_types", "position_offset", "classes", "token_classes"):
         if getattr(encoder, name) < 0:
             raise config.InputError(f"model.{name} = {getattr(encoder, name)}: at least 0.")

@@ -183,11 +183,7 @@ def make(**fields) -> Model:
     """The handle of a masked autoencoder with the fields of `MaskedAutoencoder`."""
     made = MaskedAutoencoder(**fields)
     vit.check_patches(made)
-    if made.pooling not in POOLINGS:
-        raise config.InputError(
-            f"model.pooling = {made.pooling!r}: allowed are {', '.join(POOLINGS)}."
-            f"{config.nearest(made.pooling, POOLINGS)}"
-        )
+    config.known("model.pooling", made.pooling, POOLINGS)
     for field in ("width", "decoder_width"):
         if getattr(made, field) % 4:
             raise config.InputError(

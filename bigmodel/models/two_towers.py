@@ -235,11 +235,7 @@ def check(towers: TwoTowers) -> None:
     vit.check(towers)
     for field, allowed in (("text_pooling", TEXT_POOLINGS), ("projections", PROJECTIONS)):
         value = getattr(towers, field)
-        if value not in allowed:
-            raise config.InputError(
-                f"model.{field} = {value!r}: allowed are {', '.join(allowed)}."
-                f"{config.nearest(value, allowed)}"
-            )
+        config.known(f"model.{field}", value, allowed)
     if towers.projections == "text" and towers.joint != towers.width:
         raise config.InputError(
             f"model.joint = {towers.joint}: with model.projections = 'text' images come out as "

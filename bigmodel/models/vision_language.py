@@ -13,12 +13,13 @@ from bigmodel import config
 from bigmodel.layers import attention, feedforward
 from bigmodel.layers.linear import Einsum
 from bigmodel.models import decoder, tower, transformer, vit
+from bigmodel.models.decoder import Decoder
 from bigmodel.models.handle import Batch, Model, Outputs, Params
 
 CONNECTORS = ("linear", "mlp")
 
 
-class VisionLanguage(decoder.Decoder):
+class VisionLanguage(nn.Module):
     """Images and tokens to hidden vectors and logits of text: a decoder that is shown images.
 
     float [B, H, W, C], int [B, P], int [B, T] -> [B, T, D], float32 [B, T, V]
@@ -32,9 +33,8 @@ class VisionLanguage(decoder.Decoder):
     batch marks image and prompt as `prefix`; LLaVA's has none, and is causal. A batch without
     images is one of text alone.
 
-    The fields are those of the decoder, and of the image tower:
-
     Attributes:
+        decoder: of the text.
         image: height and width of the images.
         channels: C.
         patch: height and width of a patch; divides `image`, P = (image / patch)^2.
@@ -51,6 +51,7 @@ class VisionLanguage(decoder.Decoder):
         connector: "linear", one product (PaliGemma); or "mlp", two and GELU between (LLaVA 1.5).
     """
 
+    decoder: Decoder
     image: int = 224
     channels: int = 3
     patch: int = 14
@@ -72,10 +73,22 @@ class VisionLanguage(decoder.Decoder):
     ) -> Outputs:
         if "images" in batch:
             patches = ImageTower(**tower_fields(self), name="image")(batch, rngs)
-            how = transformer.dtypes(self) | {"einsum": self.einsum}
-            connector = Connector(self.connector, self.width, **how, name="connector")
+            how = transformer.dtypes(self.decoder) | {"einsum": self.decoder.einsum}
+            connector = Connector(self.connector, self.decoder.width, **how, name="connector")
             batch = batch | {"patches": connector(patches)}
-        return text_decoder(self)(batch, rngs, cache)
+        return self.decoder(batch, rngs, cache)
+
+
+# What a config says of the family: the fields of its decoder, and its own.
+FIELDS = dataclasses.make_dataclass(
+    "VisionLanguage",
+    [
+        (field.name, field.type, field.default)
+        for part in (Decoder, VisionLanguage)
+        for field in dataclasses.fields(part)
+        if field.name not in ("decoder", "parent", "name")
+    ],
+)
 
 
 class Connector(nn.Module):
@@ -165,33 +178,29 @@ class ImageTower(nn.Module):
 
 
 SAME = (  # fields that the image tower has of the decoder
-    *("patch", "patch_bias", "class_token", "first_norm", "last_norm", "dropout"),
-    *("attention_dropout", "dtype", "param_dtype", "remat", "remat_save", "remat_offload"),
-    *("scan", "attend", "einsum"),
+    *("dropout", "attention_dropout", "dtype", "param_dtype", "remat", "remat_save"),
+    *("remat_offload", "scan", "attend", "einsum"),
 )
-OWN = ("width", "layers", "heads", "hidden", "feedforward", "norm_epsilon")  # as image_width, ...
+OWN = ("patch", "patch_bias", "class_token", "first_norm", "last_norm")
+NAMED = ("width", "layers", "heads", "hidden", "feedforward", "norm_epsilon")  # image_width, ...
 
 
 def tower_fields(of: VisionLanguage) -> dict[str, Any]:
-    fields = {name: getattr(of, name) for name in SAME}
-    fields |= {name: getattr(of, f"image_{name}") for name in OWN}
-    return fields | {
-        "first": of.layers + 1
-    }  # masks on the decoder's embeddings have the one before
-
-
-def text_decoder(of: VisionLanguage, **more: Any) -> decoder.Decoder:
-    """The decoder of the text, from its own fields."""
-    names = {field.name for field in dataclasses.fields(decoder.Decoder)} - {"parent", "name"}
-    return decoder.Decoder(**{name: getattr(of, name) for name in names}, name="decoder", **more)
+    fields = {name: getattr(of.decoder, name) for name in SAME}
+    fields |= {name: getattr(of, name) for name in OWN}
+    fields |= {name: getattr(of, f"image_{name}") for name in NAMED}
+    # Masks on the decoder's embeddings have the number before.
+    return fields | {"first": of.decoder.layers + 1}
 
 
 def make(**fields) -> Model:
-    """The handle of a vision-language decoder with the fields of `VisionLanguage`."""
-    family = VisionLanguage(**fields)
+    """The handle of a vision-language decoder with the fields of `FIELDS`."""
+    names = {field.name for field in dataclasses.fields(Decoder)}
+    of_decoder = {name: value for name, value in fields.items() if name in names}
+    own = {name: value for name, value in fields.items() if name not in names}
+    family = VisionLanguage(Decoder(**of_decoder), **own)
     check(family)
-    own = {field.name for field in dataclasses.fields(decoder.Decoder)}
-    text = decoder.make(**{name: value for name, value in fields.items() if name in own})
+    text = decoder.make(**of_decoder)
 
     def init(rng: jax.Array, batch: Batch) -> Params:
         return family.init(rng, batch)["params"]
@@ -229,11 +238,7 @@ def make(**fields) -> Model:
 def check(family: VisionLanguage) -> None:
     """Refuses fields that no vision-language decoder can have."""
     vit.check_patches(family)
-    if family.connector not in CONNECTORS:
-        raise config.InputError(
-            f"model.connector = {family.connector!r}: allowed are {', '.join(CONNECTORS)}."
-            f"{config.nearest(family.connector, CONNECTORS)}"
-        )
+    config.known("model.connector", family.connector, CONNECTORS)
     if family.image_width % family.image_heads:
         raise config.InputError(
             f"model.image_heads = {family.image_heads} does not divide model.image_width = "

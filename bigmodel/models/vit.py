@@ -195,11 +195,7 @@ def unpatchify(patches: jax.Array, size: int, height: int) -> jax.Array:
 
 def check(of: Any) -> None:
     """Refuses fields that no image can have."""
-    if of.pooling not in POOLINGS:
-        raise config.InputError(
-            f"model.pooling = {of.pooling!r}: allowed are {', '.join(POOLINGS)}."
-            f"{config.nearest(of.pooling, POOLINGS)}"
-        )
+    config.known("model.pooling", of.pooling, POOLINGS)
     check_patches(of)
 
 

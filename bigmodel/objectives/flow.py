@@ -37,11 +37,7 @@ def flow_matching(
     Returns:
         An objective whose sum is `weight` (rows that count).
     """
-    if time not in TIMES:
-        raise config.InputError(
-            f"objective.time = {time!r}: allowed are {', '.join(TIMES)}."
-            f"{config.nearest(time, TIMES)}"
-        )
+    config.known("objective.time", time, TIMES)
     if not time_std > 0:
         raise config.InputError(f"objective.time_std = {time_std}: must be above 0.")
 

@@ -58,11 +58,7 @@ def next_item(
         loss), for "softmax" `nll`, and in evaluation the ranks' figures.
     """
     for name, value, allowed in (("loss", loss, LOSSES), ("draw", draw, tuple(sampling.DRAWS))):
-        if value not in allowed:
-            raise config.InputError(
-                f"objective.{name} = {value!r}: allowed are {', '.join(allowed)}."
-                f"{config.nearest(value, allowed)}"
-            )
+        config.known(f"objective.{name}", value, allowed)
     if negatives < 1:
         raise config.InputError(f"objective.negatives = {negatives}: must be at least 1.")
 

@@ -113,7 +113,7 @@ def resolve(loaded: config.Loaded | Any) -> config.Loaded:
         if section in ("source", "data"):
             continue
         name = values[section].name
-        checks.known(f"{section}.name", name, table)
+        config.known(f"{section}.name", name, table)
         schema.drop_foreign(values[section], table[name], section, loaded.overrides)
         given = config.resolve(
             values[section], table[name], section, besides=schema.BESIDES[section]
@@ -164,22 +164,7 @@ def make(loaded: config.Loaded | Any, devices: Sequence[jax.Device] | None = Non
     boxed = jax.eval_shape(model.init, jax.random.key(0), model.example)
     rules.shardings(boxed, table, mesh)  # refuses what the mesh does not divide
 
-    objective_builder = tables["objective"][values.objective.name]
-    terms = config.resolve(values.objective, objective_builder, "objective")
-    if terms.get("chunk") == 0 and "vocab" in fields:
-        rows = values.batch // (layout.batch_parts * values.accumulate)  # of one device, as length
-        length = row_length(values) // layout.length_parts
-        on_cpu = mesh.devices.flat[0].platform == "cpu"
-        most = objectives.LOGITS_ON_CPU if on_cpu else objectives.LOGITS
-        chunk = objectives.chunk_length(rows, length, fields["vocab"], most)
-        terms["chunk"] = layout.length_parts * chunk
-    objective = objective_builder(model, **terms)
-    if values.accumulate > 1 and getattr(objective_builder, "whole_batch", False):
-        raise config.InputError(
-            f"accumulate = {values.accumulate}: the objective {values.objective.name!r} is about "
-            "all rows of a batch together, which parts cannot be; allowed is 1."
-        )
-    objective = layouts.ordered(objective, layout, fields, row_length(values))
+    objective = make_objective(values, tables["objective"], model, fields, layout)
     schedule_builder = tables["schedule"][values.schedule.name]
     schedule = schedule_builder(
         values.steps, **config.resolve(values.schedule, schedule_builder, "schedule")
@@ -230,6 +215,32 @@ def order_of_layers(pipeline: Pipeline | None, boxed: Any) -> np.ndarray | None:
 def row_length(values: Any) -> int:
     """Tokens of a row; 1 where the data has no such length."""
     return values.data.length if "length" in values.data else 1
+
+
+def make_objective(
+    values: Any,
+    table: Mapping[str, Callable],
+    model: Model,
+    fields: Mapping[str, Any],
+    layout: layouts.Layout,
+) -> Objective:
+    """What is good, with as many logits at a time as this mesh has room for."""
+    builder = table[values.objective.name]
+    terms = config.resolve(values.objective, builder, "objective")
+    if terms.get("chunk") == 0 and "vocab" in fields:
+        rows = values.batch // (layout.batch_parts * values.accumulate)  # of one device, as length
+        length = row_length(values) // layout.length_parts
+        on_cpu = layout.mesh.devices.flat[0].platform == "cpu"
+        most = objectives.LOGITS_ON_CPU if on_cpu else objectives.LOGITS
+        chunk = objectives.chunk_length(rows, length, fields["vocab"], most)
+        terms["chunk"] = layout.length_parts * chunk
+    objective = builder(model, **terms)
+    if values.accumulate > 1 and getattr(builder, "whole_batch", False):
+        raise config.InputError(
+            f"accumulate = {values.accumulate}: the objective {values.objective.name!r} is about "
+            "all rows of a batch together, which parts cannot be; allowed is 1."
+        )
+    return layouts.ordered(objective, layout, fields, row_length(values))
 
 
 def make_model(

@@ -41,16 +41,6 @@ CHOICES: dict[str, Iterable[str]] = {
 MOST = 2**31 - 1  # steps, shapes and places are int32 on devices
 
 
-def known(field: str, value: str, allowed: Iterable[str]) -> None:
-    """Refuses a value that is not among those allowed, with the nearest one."""
-    allowed = list(allowed)
-    if value not in allowed:
-        raise config.InputError(
-            f"{field} = {value!r}: allowed are {', '.join(map(str, allowed))}."
-            f"{config.nearest(value, allowed)}"
-        )
-
-
 def values(flat: Mapping[str, Any]) -> None:
     """Checks what can be told from single fields, given as {"model.width": 64}."""
     for field, value in flat.items():
@@ -80,7 +70,7 @@ def values(flat: Mapping[str, Any]) -> None:
         )
     for field, allowed in CHOICES.items():
         if flat.get(field) is not None:
-            known(field, flat[field], allowed)
+            config.known(field, flat[field], allowed)
     for row in flat["extra_rules"]:
         rule(row)
 

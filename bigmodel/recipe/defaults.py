@@ -7,7 +7,6 @@ from ml_collections import ConfigDict, config_dict
 
 from bigmodel import config, models, objectives, optimizers
 from bigmodel.data import kinds
-from bigmodel.recipe import checks
 from bigmodel.sharding import mesh
 
 Extensions = Mapping[str, Mapping[str, Callable]]
@@ -33,9 +32,9 @@ def default_config(
     """
     extensions = extensions or {}
     tables = builders(extensions)
-    checks.known("model", model, tables["model"])
-    checks.known("objective", objective, tables["objective"])
-    checks.known("data", data, tables["data"])
+    config.known("model", model, tables["model"])
+    config.known("objective", objective, tables["objective"])
+    config.known("data", data, tables["data"])
     fields = {
         "seed": 0,
         "steps": 1000,
@@ -96,7 +95,7 @@ def builders(extensions: Extensions) -> dict[str, dict[str, Callable]]:
         "source": {},
     }
     for section in extensions:
-        checks.known("EXTENSIONS", section, own)
+        config.known("EXTENSIONS", section, own)
     return {section: {**table, **extensions.get(section, {})} for section, table in own.items()}
 
 

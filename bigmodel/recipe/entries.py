@@ -18,7 +18,7 @@ def mixture(entries: Mapping[str, Any]) -> dict[str, float]:
         where, source, weight = f"data.mixture.{name}", name, entry
         if isinstance(entry, ConfigDict | Mapping):
             for field in entry:
-                checks.known(f"{where}: field", field, ("source", "weight"))
+                config.known(f"{where}: field", field, ("source", "weight"))
             if "weight" not in entry:
                 raise config.InputError(f"{where}: has no weight; it is a share of the rows drawn.")
             source, weight = entry.get("source", name), entry["weight"]
@@ -45,7 +45,7 @@ def evaluation(name: str, entry: Any) -> dict[str, Any]:
             f"evals.{name} = {entry!r}: wants a section with fields of {', '.join(EVAL_FIELDS)}."
         )
     for field in entry:
-        checks.known(f"evals.{name}: field", field, EVAL_FIELDS)
+        config.known(f"evals.{name}: field", field, EVAL_FIELDS)
     fields = EVAL_FIELDS | dict(entry)
     for field, default in EVAL_FIELDS.items():
         config.fit(fields[field], type(default), f"evals.{name}.{field}")

@@ -6,7 +6,7 @@ from typing import Any
 from bigmodel import config
 from bigmodel.data import kinds
 from bigmodel.layers import feedforward, positions, stack
-from bigmodel.recipe.checks import at_least, divisors, known
+from bigmodel.recipe.checks import at_least, divisors
 from bigmodel.sharding import kernels
 
 COUNTS = (
@@ -53,7 +53,7 @@ def model(name: str, fields: Mapping[str, Any], *, length: int) -> None:
         )
     for field in ("remat_save", "remat_offload"):
         for activation in fields.get(field, ()):
-            known(f"model.{field}", activation, stack.ACTIVATIONS)
+            config.known(f"model.{field}", activation, stack.ACTIVATIONS)
     if name in ("decoder", "vision_language"):
         decoder(fields)
 
@@ -139,7 +139,7 @@ def decoder(fields: Mapping[str, Any]) -> None:
             raise config.InputError(f"model.{name} = {fields[name]}: must be above 0.")
     rotary(fields)
     for kind in fields["pattern"] or ("",):
-        known("model.pattern", kind, ("global", "local"))
+        config.known("model.pattern", kind, ("global", "local"))
     if "local" in fields["pattern"] and fields["window"] < 1:
         raise config.InputError(
             f"model.window = {fields['window']}: local layers (model.pattern) need at least 1."
@@ -150,7 +150,7 @@ def decoder(fields: Mapping[str, Any]) -> None:
 
 def rotary(fields: Mapping[str, Any]) -> None:
     """Checks how wavelengths are stretched."""
-    known("model.rope_scaling", fields["rope_scaling"], ("", *positions.SCALINGS))
+    config.known("model.rope_scaling", fields["rope_scaling"], ("", *positions.SCALINGS))
     stretch = positions.Rotary(
         original_length=fields["rope_original_length"], scaling=fields["rope_scaling"]
     )

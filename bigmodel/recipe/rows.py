@@ -1,7 +1,6 @@
 """The data of a run: rows by split, batches to train on and to evaluate with."""
 
 import dataclasses
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,10 +14,6 @@ from bigmodel.recipe import build, defaults, entries
 Progress = cache.Progress
 SECONDS_BETWEEN_LINES = 5.0
 QUICK_BYTES = 2**26  # of a source: byte pairs on one core take 40 s for them
-
-
-def to_stderr(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,7 +199,7 @@ def prepare_data(loaded: config.Loaded, progress: Progress | None = None) -> str
 
 
 def preparing(
-    show: Callable[[str], None] = to_stderr, now: Callable[[], float] = time.monotonic
+    show: Callable[[str], None] = config.to_stderr, now: Callable[[], float] = time.monotonic
 ) -> Progress:
     """Tells of the preparation of data in plain lines, at most every few seconds."""
     told = now()

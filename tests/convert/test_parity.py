@@ -45,6 +45,30 @@ def test_outputs_are_those_of_transformers(name, made):
         np.testing.assert_allclose(at(path, outputs), wanted, rtol=1e-4, atol=1e-4, err_msg=path)
 
 
+# (case, a tensor that stands in some folders besides, whether what it holds is dropped)
+MORE = (
+    ("t5", "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight", True),
+    ("t5", "encoder.embed_tokens.weight", False),
+    ("roberta", "lm_head.decoder.weight", True),
+    ("whisper", "proj_out.weight", True),
+    ("clip", "vision_model.embeddings.position_ids", False),
+)
+
+
+@pytest.mark.parametrize(("name", "tensor", "dropped"), MORE)
+def test_of_tensors_that_nobody_reads_the_weights_are_told(
+    name, tensor, dropped, made, monkeypatch
+):
+    _, _, folder, _, fields, params = made(name)
+    told = folder.passed_over(fields)
+    monkeypatch.setitem(folder.tensors.shapes, tensor, (1,))
+    assert folder.passed_over(fields) == told + [tensor] * dropped
+    folder.read(fields, trees.flatten(params))
+    monkeypatch.setitem(folder.tensors.shapes, "a.frequency", (1,))
+    with pytest.raises(config.InputError, match=r"a\.frequency: nothing reads it"):
+        folder.read(fields, trees.flatten(params))
+
+
 @over_cases
 def test_what_was_imported_is_exported_bit_for_bit(name, made, tmp_path):
     _, place, folder, _, fields, params = made(name)

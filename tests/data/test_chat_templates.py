@@ -259,7 +259,7 @@ def test_what_is_no_template_is_refused_by_its_line(tmp_path):
         template(tmp_path, text="a\n{% for %}").render(CHAT)
     tokenizer = tokenizers.load(str(tmp_path / "made"))
     (tmp_path / "made/tokenizer_config.json").write_text("{")
-    with pytest.raises(config.InputError, match=r"tokenizer_config.json is not JSON"):
+    with pytest.raises(config.InputError, match=r"tokenizer_config.json: is no JSON"):
         chat_template_files.load("", tokenizer, "2024-07-26")
     with pytest.raises(config.InputError, match="data.date = 'now': allowed are dates"):
         chat_template_files.load("plain", BYTES, "now")

@@ -180,7 +180,7 @@ def test_unread_parameters_of_llava_are_a_layer_and_a_norm():
     shapes = jax.eval_shape(made.init, jax.random.key(0), made.example)
     assert trees.count(trees_of(shapes)) == 7_063_427_072  # llava-hf/llava-1.5-7b-hf
     loaded = recipe.resolve(config.load(f"{runs.ROOT}/configs/llava.py:1.5-7b"))
-    fields = config.resolve(loaded.config.model, vision_language.VisionLanguage, "model")
+    fields = config.resolve(loaded.config.model, vision_language.FIELDS, "model")
     made = vision_language.make(**fields)
     shapes = jax.eval_shape(made.init, jax.random.key(0), made.example)
     assert trees.count(trees_of(shapes)) == 7_063_427_072 - UNREAD

@@ -38,7 +38,7 @@ def test_a_name_of_no_table_is_refused_with_those_that_are():
         r"quick_gelu, relu, relu_squared, silu\. Did you mean \"swiglu\"\?"
     )
     with pytest.raises(config.InputError, match=told):
-        checks.known("model.feedforward", "swigl", checks.CHOICES["model.feedforward"])
+        config.known("model.feedforward", "swigl", checks.CHOICES["model.feedforward"])
 
 
 def read_anew(module):
