@@ -3,7 +3,6 @@
 import json
 import pathlib
 import pprint
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -43,16 +42,12 @@ def get_config() -> ConfigDict:
 '''
 
 
-def to_stderr(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def import_hf(
     folder: str | pathlib.Path,
     into: str | epath.Path,
     *,
     overrides: Sequence[str] | Mapping[str, Any] = (),
-    show: Callable[[str], None] = to_stderr,
+    show: Callable[[str], None] = config.to_stderr,
 ) -> None:
     """A Hugging Face folder into a workdir: to generate from, to evaluate, to start from.
 
@@ -152,7 +147,7 @@ def export_hf(
     step: int | None = None,
     architecture: str = "",
     dtype: str = "",
-    show: Callable[[str], None] = to_stderr,
+    show: Callable[[str], None] = config.to_stderr,
 ) -> None:
     """A run's weights into a Hugging Face folder: config.json, safetensors, tokenizer.
 
@@ -215,7 +210,7 @@ def export_adapter(
     step: int | None = None,
     architecture: str = "",
     base: str = "",
-    show: Callable[[str], None] = to_stderr,
+    show: Callable[[str], None] = config.to_stderr,
 ) -> None:
     """The adapters of a run with `lora` alone, as the PEFT library loads them.
 
