@@ -17,7 +17,7 @@ VERSION := $(shell $(PYTHON) -c '$(TELL_VERSION)' 2>/dev/null)
 MADE := $(VENV)/made-by-$(VERSION)
 INSTALLED := $(VENV)/installed-by-$(VERSION)$(EXTRA:%=-%)
 
-.PHONY: install quickstart test test-layouts test-tpu test-plan test-parity smoke lint format docs bench
+.PHONY: install quickstart test test-families test-layouts test-tpu test-plan test-parity smoke lint format docs bench
 
 install: $(INSTALLED)
 
@@ -41,6 +41,10 @@ quickstart: install
 
 test: install
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+# The laws of families over all tiny configs, of which `make test` has one a family.
+test-families: install
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "families and not layouts" tests/train
 
 # Every family under every layout; a quarter of an hour.
 test-layouts: install

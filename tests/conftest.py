@@ -1,5 +1,6 @@
 """Eight CPU devices in every test, so that each may build a mesh."""
 
+import gc
 import os
 import pathlib
 import signal
@@ -11,6 +12,10 @@ if DEVICES not in os.environ.get("XLA_FLAGS", ""):  # set before jax is imported
     # Programs of tests run for milliseconds: unoptimised they compile twice as fast.
     flags = f"{DEVICES}=8 --xla_backend_optimization_level=0"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+
+# Traces are millions of small objects that live on: looking for cycles among them is a fifth of
+# the time at Python's own thresholds.
+gc.set_threshold(200_000, 50, 1000)
 
 # What runs prepare and compile is kept between tests, and out of the user's own cache.
 os.environ.setdefault("BIGMODEL_CACHE", os.path.abspath(".pytest_cache/bigmodel"))

@@ -106,7 +106,9 @@ def train(mesh):
 one_device = functools.cache(lambda: train({}))
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.layouts] * (n not in RUNS[-2:])) for n in RUNS]
+)
 def test_losses_of_a_run_do_not_depend_on_the_mesh(name, capfd):
     np.testing.assert_allclose(train(LAYOUTS[name]["mesh"]), one_device(), rtol=1e-5)
     assert "Involuntary full rematerialization" not in capfd.readouterr().err

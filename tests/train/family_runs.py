@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pytest
 
 from bigmodel import config, objectives, trees
 from bigmodel import recipe as recipes
@@ -33,6 +34,21 @@ def of_other_families() -> list[str]:
 
 
 NAMES = of_other_families()
+# The first of each: family -> name.
+ONE_OF_EACH = {config.load(f"{CONFIGS}/{n}").config.model.name: n for n in reversed(NAMES)}
+
+
+def param(name: str, *values: Any, long: bool = False) -> Any:
+    """A row of a table over NAMES: `make test` has one of each family and no long ones.
+
+    All are `make test-families`, the long ones `make test-layouts`.
+    """
+    marks = [pytest.mark.layouts] if long else []
+    marks += [pytest.mark.families] * (name not in ONE_OF_EACH.values())
+    return pytest.param(name, *values, marks=marks)
+
+
+over_families = pytest.mark.parametrize("name", list(map(param, NAMES)))
 
 
 def load(name: str, **changes: Any) -> config.Loaded:

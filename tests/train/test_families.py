@@ -25,8 +25,7 @@ SHORT = ("data2_fsdp2_tensor2",)  # the whole product is `make test-layouts`
 
 
 def of_the_product():
-    marks = {layout: [pytest.mark.layouts] * (layout not in SHORT) for layout in LAYOUTS}
-    return [pytest.param(n, layout, marks=marks[layout]) for layout in LAYOUTS for n in NAMES]
+    return [family_runs.param(n, x, long=x not in SHORT) for x in LAYOUTS for n in NAMES]
 
 
 def has_stages(name):

@@ -7,21 +7,21 @@ import pytest
 
 from bigmodel import recipe as recipes
 from bigmodel.data import pipeline
-from bigmodel.evaluate import evaluate
+from bigmodel.evaluate import evaluate, make_eval_step
 from bigmodel.train import state
-from tests.train.family_runs import NAMES, load, whole_batch
+from tests.train.family_runs import load, over_families, whole_batch
 
 
-@pytest.mark.parametrize("name", NAMES)
+@over_families
 def test_an_evaluation_is_the_same_each_time_and_whatever_the_batch(name):
+    recipe = recipes.make(load(name), devices=jax.devices()[:1])
+    params, eval_step = state.create(recipe).params, make_eval_step(recipe)
+    entry = recipes.evaluation(recipe, "validation", {"split": "validation"})
     found = []
     for batch in (8, 8, 6):
-        recipe = recipes.make(load(name, batch=batch), devices=jax.devices()[:1])
-        params = state.create(recipe).params
-        entry = recipes.evaluation(recipe, "validation", {"split": "validation"})
         few = pipeline.Batches(First(entry.batches.rows, 20), batch, shuffle=False, repeat=False)
-        entry = dataclasses.replace(entry, batches=few, chosen=range(len(few)))
-        found.append(evaluate(recipe, params, entry))
+        of_batch = dataclasses.replace(entry, batches=few, chosen=range(len(few)))
+        found.append(evaluate(recipe, params, of_batch, eval_step))
     assert found[0] == found[1]
     if not whole_batch(name):
         for metric, value in found[0].items():

@@ -2,14 +2,12 @@
 
 import shutil
 
-import pytest
-
 import bigmodel
 from tests import runs
-from tests.train.family_runs import NAMES, load
+from tests.train.family_runs import load, over_families
 
 
-@pytest.mark.parametrize("name", NAMES)
+@over_families
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(name, tmp_path):
     loaded = load(name, steps=4, **{"checkpoint.every": 2, "checkpoint.keep": 3, "log.every": 1})
     bigmodel.train(loaded, tmp_path)
