@@ -27,7 +27,7 @@ def batch(rows=3):
 def test_at_the_start_nothing_moves():
     """Zero gates make every block the identity, and a zero last product all velocities zero."""
     model = families.make("dit")
-    params = meta.unbox(model.init(jax.random.key(0), model.example))
+    params = meta.unbox(jit(model.init)(jax.random.key(0), model.example))
     assert not np.any(jit(model.apply)(params, batch())["velocity"])
 
     params["velocity"] = families.params("dit")["velocity"]

@@ -115,7 +115,7 @@ def test_the_first_scores_of_unscaled_attention_are_those_of_scaled():
     for scale in (0.0, 1.0):
         fields = SMALL | PAIRS["t5"] | dict(attention_scale=scale)
         model = encoder_decoder.make(**fields)
-        made = meta.unbox(model.init(jax.random.key(0), model.example))
+        made = meta.unbox(jit(model.init)(jax.random.key(0), model.example))
         found.append(jit(model.apply)(made, pairs(2, 0))["hidden"])
     assert_close(*found)
 

@@ -125,7 +125,7 @@ def test_a_trained_start_is_sines_and_cosines_and_zero_for_the_class():
     from bigmodel.layers import positions
 
     made = families.make(NAME)
-    table = meta.unbox(made.init(jax.random.key(0), made.example))["positions"]
+    table = meta.unbox(jit(made.init)(jax.random.key(0), made.example))["positions"]
     assert not table[0].any()
     np.testing.assert_array_equal(table[1:], positions.sinusoids_2d(4, 4, 16))
 
