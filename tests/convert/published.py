@@ -259,7 +259,7 @@ MEMORY: dict[str, Published] = {
     "Qwen/Qwen2.5-0.5B-Instruct": Published(
         decoder("Qwen2", 896, 24, 14, 2, 4864, **QWEN, max_position_embeddings=32768,
                 max_window_layers=21, sliding_window=32768, tie_word_embeddings=True),
-        "qwen.py:2.5-0.5b"),
+        "chat.py:qwen2.5-0.5b-instruct"),
     "Qwen/Qwen3-0.6B": Published(
         decoder("Qwen3", 1024, 28, 16, 8, 3072, **QWEN3, max_window_layers=28,
                 tie_word_embeddings=True), "qwen.py:3-0.6b", dict(length=40960)),
