@@ -94,6 +94,8 @@ def import_hf(
         workdir.write(place, loaded, workdir.provenance(recipe.mesh) | {"imported": known})
     if passed := found.passed_over(complete(recipe)):
         show(f"{folder}: no place for {', '.join(passed)}")
+    if besides := found.tensors.besides:
+        show(f"{folder}: {', '.join(besides)} was not read, the same weights in another form")
     for field in found.unread:
         show(f"{source / 'config.json'}: {field} is empty and was passed over")
     if not here and "tokenizer" in recipe.config.data:

@@ -34,6 +34,7 @@ PUBLISHED_PARAMETERS = {
     "llama.py:2-70b": 68_976_648_192,
     "mistral.py:7b": 7_241_732_096,
     "qwen.py:2.5-0.5b": 494_032_768,
+    "chat.py:qwen2.5-0.5b-instruct": 494_032_768,
     "qwen.py:2.5-1.5b": 1_543_714_304,
     "qwen.py:2.5-3b": 3_085_938_688,
     "qwen.py:2.5-7b": 7_615_616_512,

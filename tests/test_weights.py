@@ -204,10 +204,12 @@ def test_a_config_that_says_another_model_is_refused(changes, words, tmp_path):
     assert words.lower() in str(error.value).lower()
 
 
-def test_fields_that_are_empty_are_told_and_passed_over(tmp_path):
+def test_fields_that_are_empty_and_files_in_another_form_are_told_and_passed_over(tmp_path):
     folders.write(SHAPE, tmp_path / "theirs", novelty=None, other=False)
+    (tmp_path / "theirs/consolidated.safetensors").touch()
     told = []
     weights.import_hf(tmp_path / "theirs", tmp_path / "run", show=told.append)
+    assert any("consolidated.safetensors was not read" in line for line in told)
     assert any("novelty is empty" in line for line in told)
     assert any("other is empty" in line for line in told)
     assert any("set data.tokenizer" in line for line in told)

@@ -17,6 +17,13 @@ PRODUCTS = (
     ("feedforward/up", "intermediate.dense", LINEAR),
     ("feedforward/down", "output.dense", LINEAR),
 )
+# What the first config files said of the product after the first token, which has no choices.
+POOLER = (
+    *("pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers"),
+    *("pooler_size_per_head", "pooler_type"),
+)
+# A masked model's file may hold all that was trained with it, as bert-base-uncased's does.
+DROPPED = r"(^|\.)pooler\.dense\.|^cls\.seq_relationship\."
 # Heads: a field that asks for it -> (of ours, of theirs).
 BERT_HEADS = {
     "next_sentence": ("sentence_head", "cls.seq_relationship"),
@@ -75,6 +82,8 @@ def roberta_rows(fields: Fields) -> list[Row]:
 def fields(theirs: Foreign, **heads: Any) -> dict[str, Any]:
     """Our fields, of their config; dropout is a matter of training, and none is taken over."""
     theirs.skip("attention_probs_dropout_prob", "hidden_dropout_prob", "classifier_dropout")
+    theirs.skip(*POOLER)
+    theirs.must("directionality", ["bidi"], "bidi")
     theirs.must("position_embedding_type", ["absolute"], "absolute")
     theirs.must("tie_word_embeddings", [True], True)
     return {
@@ -135,7 +144,7 @@ def bert(
         prefix="bert.",
         bare=bare,
         unread=r"position_ids$",
-        dropped=r"^cls\.predictions\.(decoder\.|bias$)",
+        dropped=rf"{DROPPED}|^cls\.predictions\.(decoder\.)?bias$",
         renamed=(
             (r"LayerNorm\.weight$", "LayerNorm.gamma"),
             (r"LayerNorm\.bias$", "LayerNorm.beta"),
@@ -159,6 +168,6 @@ ARCHITECTURES = {
         *("roberta", "encoder", of_roberta, roberta_config, roberta_rows, *MASKED_TEXT),
         prefix="roberta.",
         unread=r"position_ids$",
-        dropped=r"^lm_head\.decoder\.",
+        dropped=rf"{DROPPED}|^lm_head\.decoder\.bias$",
     ),
 }

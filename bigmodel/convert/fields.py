@@ -26,7 +26,8 @@ HARMLESS = frozenset([
     "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size",
     "encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "output_scores",
     "return_dict_in_generate", "remove_invalid_values", "exponential_decay_length_penalty",
-    "suppress_tokens", "begin_suppress_tokens", "tf_legacy_loss", "use_bfloat16",
+    "suppress_tokens", "begin_suppress_tokens", "forced_decoder_ids", "tf_legacy_loss",
+    "use_bfloat16",
 ])
 # fmt: on
 
@@ -59,12 +60,16 @@ class Foreign:
             raise config.InputError(f"{self.where}: {key} = {value!r}; allowed are {known}.")
         return value
 
-    def section(self, key: str) -> "Foreign":
-        """A section of its own, whose rest is this one's."""
+    def section(self, key: str, usual: Mapping[str, Any]) -> "Foreign":
+        """A section of its own; many a file says only in what it is not `usual`.
+
+        Raises:
+            InputError: it is missing, or no section.
+        """
         value = self.take(key)
         if not isinstance(value, dict):
             raise config.InputError(f"{self.where}: {key} is no section.")
-        return Foreign(value, f"{self.where}: {key}")
+        return Foreign({**usual, **value}, f"{self.where}: {key}")
 
     def skip(self, *keys: str) -> None:
         """Fields that say nothing of this kind of model."""

@@ -107,8 +107,12 @@ class Folder:
             )
 
 
-ALIASES = ("lm_head.weight",)
-UNREAD = (r"^lm_head\.weight$",)
+# Heads that may stand beside the table that they are.
+ALIASES = (
+    *("lm_head.weight", "lm_head.decoder.weight", "cls.predictions.decoder.weight"),
+    "proj_out.weight",
+)
+UNREAD = tuple(f"^{re.escape(alias)}$" for alias in ALIASES)
 
 
 def open_folder(folder: str | pathlib.Path, table: Table) -> Folder:
@@ -188,6 +192,7 @@ def canonical(fields: Fields) -> dict[str, Any]:
         "hidden": 4 * found.get("width", 0),
         "kv_heads": found.get("heads"),
         "head_dim": found.get("width", 0) // (found.get("heads") or 1),
+        "text_hidden": 4 * found.get("text_width", 0),
         "encoder_layers": found.get("layers"),
         "expert_hidden": found.get("hidden") or 4 * found.get("width", 0),
     }

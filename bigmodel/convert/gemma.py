@@ -44,6 +44,8 @@ def gemma_config(fields: Fields) -> dict[str, Any]:
 
 
 def gemma2(theirs: Foreign) -> dict[str, Any]:
+    window = theirs.take("sliding_window", 4096)
+    theirs.must("sliding_window_size", [window], window)  # the larger ones say it twice
     layers = theirs.take("num_hidden_layers")
     default = [llama.KINDS["global" if n % 2 else "local"] for n in range(layers)]
     return gemma(

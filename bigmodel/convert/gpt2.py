@@ -40,7 +40,7 @@ def fields(theirs: Foreign) -> dict[str, Any]:
     """Our fields, of their config; dropout is a matter of training, and none is taken over."""
     theirs.skip("resid_pdrop", "embd_pdrop", "attn_pdrop", "reorder_and_upcast_attn", "n_ctx")
     theirs.skip("summary_type", "summary_use_proj", "summary_activation", "summary_first_dropout")
-    theirs.skip("summary_proj_to_labels")
+    theirs.skip("summary_proj_to_labels", "predict_special_tokens")
     theirs.must("scale_attn_weights", [True], True)
     theirs.must("scale_attn_by_inverse_layer_idx", [False], False)
     return {

@@ -3,6 +3,7 @@
 import functools
 import json
 import pathlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from bigmodel import config
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+# Of the same weights, beside them: Mistral's own, and of another dtype, as Whisper large-v3's.
+OTHER_FORMS = re.compile(r"consolidated.*|model\.\w+(-\d+-of-\d+)?\.safetensors")
 # Of arrays as they are; what is packed or scaled (quantised weights) is of other dtypes.
 DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 SHARD_BYTES = 5 * 10**9
@@ -24,17 +27,24 @@ class Tensors:
 
     Nothing but headers is read before `get`.
 
+    Attributes:
+        besides: names of files that hold the same weights in another form, and are not read.
+        shapes: of all tensors, by name.
+        dtypes: of all tensors, as the files call them.
+
     Raises:
         InputError: the folder holds no safetensors; a file is missing, torn, or in no index.
     """
 
     def __init__(self, folder: pathlib.Path):
         self.folder = folder
+        files = _files(folder)
+        self.besides = sorted(f.name for f in folder.glob("*.safetensors") if f not in files)
         self._file_of: dict[str, pathlib.Path] = {}
         self._opened: tuple[pathlib.Path | None, Any] = (None, None)
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, str] = {}
-        for file, promised in _files(folder).items():
+        for file, promised in files.items():
             handle = self._open(file)
             names = list(handle.keys())
             if promised is not None and set(promised) != set(names):
@@ -94,14 +104,16 @@ def _files(folder: pathlib.Path) -> dict[pathlib.Path, list[str] | None]:
             raise config.InputError(
                 f"{folder}: lacks {some([f.name for f in missing])} of {INDEX}."
             )
-        if extra := [file for file in found if file not in promised]:
+        extra = [file for file in found if file not in promised]
+        if extra := [file for file in extra if not OTHER_FORMS.fullmatch(file.name)]:
             raise config.InputError(
                 f"{folder}: {some([f.name for f in extra])} stands in no line of {INDEX}; which "
                 "weights are meant? Move it away."
             )
         return dict(promised)
     if folder / WHOLE in found:
-        if besides := [file.name for file in found if file.name != WHOLE]:
+        besides = [file.name for file in found if file.name != WHOLE]
+        if besides := [name for name in besides if not OTHER_FORMS.fullmatch(name)]:
             raise config.InputError(f"{folder}: {some(besides)} beside {WHOLE}, and no {INDEX}.")
         return {folder / WHOLE: None}
     if found:

@@ -148,10 +148,16 @@ def pooling_rows(theirs: str) -> list[Row]:
     return found
 
 
-def towers(theirs: Foreign, act: str, epsilon: float) -> tuple[dict[str, Any], Foreign, Foreign]:
-    """What CLIP and SigLIP say alike, and their sections."""
+BASE = dict(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072)
+
+
+def towers(
+    theirs: Foreign, act: str, epsilon: float, usual_image: Fields, usual_text: Fields
+) -> tuple[dict[str, Any], Foreign, Foreign]:
+    """What CLIP and SigLIP say alike, and their sections; what these leave out is as usual."""
     theirs.skip("text_config_dict", "vision_config_dict", "logit_scale_init_value")
-    image, text = theirs.section("vision_config"), theirs.section("text_config")
+    image = theirs.section("vision_config", {**BASE, **usual_image})
+    text = theirs.section("text_config", {**BASE, **usual_text})
     found = pixels(image) | sizes(image) | sizes(text, "text_")
     found |= {
         "vocab": text.take("vocab_size"),
@@ -162,7 +168,7 @@ def towers(theirs: Foreign, act: str, epsilon: float) -> tuple[dict[str, Any], F
     text.must("hidden_act", [image.take("hidden_act", act)], act)
     text.must("layer_norm_eps", [found["norm_epsilon"]], epsilon)
     for section in (image, text):
-        section.skip("attention_dropout", "dropout")
+        section.skip("attention_dropout", "dropout", "tie_word_embeddings")  # without a head
     return found, image, text
 
 
@@ -182,7 +188,9 @@ def towers_config(fields: Fields, kind: str) -> dict[str, Any]:
 
 
 def clip(theirs: Foreign) -> dict[str, Any]:
-    found, image, text = towers(theirs, "quick_gelu", 1e-5)
+    small = dict(hidden_size=512, num_attention_heads=8, intermediate_size=2048)
+    words = dict(vocab_size=49_408, max_position_embeddings=77)
+    found, image, text = towers(theirs, "quick_gelu", 1e-5, dict(patch_size=32), small | words)
     for section in (image, text):
         section.skip("projection_dim")  # that of the whole counts
         section.finish()
@@ -199,7 +207,8 @@ SIGLIP |= dict(logit_bias=-10.0, logit_scale_max=0.0)
 
 
 def siglip(theirs: Foreign) -> dict[str, Any]:
-    found, image, text = towers(theirs, "gelu_pytorch_tanh", 1e-6)
+    words = dict(vocab_size=32_000, max_position_embeddings=64)
+    found, image, text = towers(theirs, "gelu_pytorch_tanh", 1e-6, {}, words)
     image.must("vision_use_head", [True], True)
     text.must("projection_size", [found["width"]], found["width"])
     for section in (image, text):

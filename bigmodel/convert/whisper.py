@@ -118,7 +118,6 @@ ARCHITECTURES = {
         data="speech",
         data_fields=of_sounds,
         unread=NO_NAME,
-        dropped=r"^proj_out\.weight$",
         fixed=positions,
     ),
 }

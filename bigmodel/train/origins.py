@@ -46,7 +46,7 @@ def open_source(recipe: recipes.Recipe, place: str, show: Callable[[str], None])
     Args:
         recipe: of the run that wants it.
         place: where.
-        show: is told of checkpoints that are unsound.
+        show: is told of checkpoints that are unsound, and of weights that have no place.
     """
     step = None
     if (at := re.fullmatch(r"(.+)@(\d+)", place)) and not epath.Path(place).exists():
@@ -60,7 +60,7 @@ def open_source(recipe: recipes.Recipe, place: str, show: Callable[[str], None])
                 f"init_from = {place!r}: a Hugging Face folder is read from a local path; copy it "
                 "there, or make it a workdir by `bigmodel import`."
             )
-        return OfFolder(recipe, pathlib.Path(place))
+        return OfFolder(recipe, pathlib.Path(place), show)
     raise config.InputError(
         f"init_from = {place!r}: is no workdir with checkpoints, and no folder with a config.json "
         "and safetensors files."
@@ -170,7 +170,7 @@ class OfFolder:
 
     tokenizer = ""
 
-    def __init__(self, recipe: recipes.Recipe, folder: pathlib.Path):
+    def __init__(self, recipe: recipes.Recipe, folder: pathlib.Path, show: Callable[[str], None]):
         from bigmodel import convert  # its tables, which few runs read
 
         self.found = convert.open_folder(folder, convert.ARCHITECTURES)
@@ -186,6 +186,8 @@ class OfFolder:
         self.shapes: Mapping[str, Shape] = {path: box.value.shape for path, box in boxes.items()}
         self.shardings = trees.flatten(rules.shardings(boxed, recipe.rules, recipe.mesh))
         self.order = recipe.layer_order
+        if passed := self.found.passed_over(self.complete):
+            show(f"{self}: no place for {', '.join(passed)}")
 
     def __str__(self) -> str:
         return f"{self.found.tensors.folder} ({self.found.name})"

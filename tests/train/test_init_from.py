@@ -16,6 +16,7 @@ from bigmodel.sharding import mesh as meshes
 from bigmodel.train import origins, start, workdir
 from bigmodel.train import state as states
 from tests import runs
+from tests.convert import published, test_published
 
 SHORT = dict(steps=2, evals={}, checkpoint=dict(every=1), schedule=dict(warmup=0))
 TINY = dict(tied=False, width=16, heads=2, kv_heads=2, hidden=16, layers=4, scan=True)
@@ -228,6 +229,13 @@ def test_a_folder_of_hugging_face_is_read_onto_the_runs_mesh_in_its_order(tmp_pa
     assert said == []
     with pytest.raises(config.InputError, match="embed/table: found .264, 16., wanted .300, 16."):
         begun(tmp_path / "hf", model=dict(vocab=300))
+
+
+def test_weights_of_a_folder_that_have_no_place_are_told(tmp_path):
+    said = []
+    test_published.write("t5", tmp_path, test_published.ODD["t5"].told)
+    origins.open_source(recipes.make(made()), str(tmp_path), said.append)
+    assert said == [f"{tmp_path} (T5ForConditionalGeneration): no place for {published.CROSS_BIAS}"]
 
 
 @pytest.mark.parametrize("pooling", ["class", "mean"])
