@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from bigmodel.config import InputError
 
@@ -41,7 +40,9 @@ class Functions(Protocol):
         """(params, batch, length) -> an empty cache"""
 
 
-def left_padded(texts: list[np.ndarray], *, prefix: bool = False) -> dict[str, np.ndarray]:
+def left_padded(
+    texts: list[np.ndarray], *, prefix: bool = False, shortest: int = SHORTEST
+) -> dict[str, np.ndarray]:
     """Prompts as a batch: tokens at the right end, segment 0 before them.  [B, T]
 
     Where an id is below 0 a patch of an image stands: such places are `image_positions` [B, P],
@@ -50,8 +51,9 @@ def left_padded(texts: list[np.ndarray], *, prefix: bool = False) -> dict[str, n
     Args:
         texts: ids of each prompt.
         prefix: whether prompts are seen from everywhere.
+        shortest: the least T.
     """
-    longest = max(SHORTEST, *map(len, texts))
+    longest = max(shortest, *map(len, texts))
     T = 1 << (longest - 1).bit_length()
     batch = {
         name: np.zeros((len(texts), T), np.int32) for name in ("tokens", "segments", "positions")
@@ -91,13 +93,6 @@ def limit(length: int, max_new_tokens: int | None, max_length: int | None) -> in
 
 def round_up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
-
-
-def fetch(array: jax.Array) -> np.ndarray:
-    """A small array on the host, wherever its parts lie."""
-    if not array.is_fully_addressable and not array.is_fully_replicated:
-        return multihost_utils.process_allgather(array, tiled=True)
-    return jax.device_get(array)
 
 
 def check(
