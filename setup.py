@@ -43,18 +43,20 @@ EXTRAS = {
     "plan-gpu": ["jax[cuda12-local]"],  # the compiler alone, without NVIDIA's libraries
     "gcs": ["etils[epath-gcs]"],  # gs:// paths
     "s3": ["etils[epath-s3]"],  # s3:// paths of data
-    "text": ["sacrebleu"],
-    "audio": ["jiwer", "soundfile"],
+    "audio": ["soundfile"],
+    "scores": ["jiwer>=4", "sacrebleu>=2.6", "scikit-learn>=1.7"],  # and SciPy, with the last
     "image": ["pillow", "scikit-learn"],  # scikit-learn: its digits
     "parity": ["peft>=0.19", "torch==2.13.0", "transformers>=5"],  # conversion is held to them
     "dev": [
         LIBTPU,
         "hypothesis>=6",
+        "jiwer>=4",
         "mkdocs-material>=9",
         "mypy>=2.4",
         "pytest>=9",
         "pytest-xdist>=3.8",
         "ruff>=0.17",
+        "sacrebleu>=2.6",
         "scikit-learn>=1.7",
         "soundfile>=0.13",
     ],

@@ -18,6 +18,7 @@ from bigmodel import compat, config
 from bigmodel.config import CONFIG, Flag
 from bigmodel.config.subcommands import (
     DRAWING,
+    EVALUATE,
     EXPORT,
     IMPORT,
     JSON,
@@ -123,7 +124,10 @@ def _train(values: Values, loaded: config.Loaded) -> int:
 def _evaluate(values: Values) -> None:
     from bigmodel import run
 
-    scores = run.evaluate(values.workdir, step=values.step, split=values.split)
+    asked: dict[str, Any] = {name: values[name].value for name in ("num_beams", "max_new_tokens")}
+    if values.scores is not None:
+        asked["scores"] = tuple(name for name in values.scores.split(",") if name)
+    scores = run.evaluate(values.workdir, step=values.step, split=values.split, **asked)
     width = max(map(len, scores), default=0)
     lines = [f"{name:{width}}  {score:.6g}" for name, score in scores.items()]
     print(json.dumps(scores) if values.json else "\n".join(lines))
@@ -279,12 +283,7 @@ def _export(values: Values) -> None:
 # fmt: off
 COMMANDS = {
     "train": Command(_train, "trains, or resumes what the folder holds", (CONFIG, WORKDIR)),
-    "evaluate": Command(_evaluate, "scores a checkpoint", (
-        WORKDIR,
-        Flag("step", int, "N", "the checkpoint's step; the newest if not given", bounds=(0, None)),
-        Flag("split", str, "NAME", "the data split; the config's evaluations if not given"),
-        JSON,
-    )),
+    "evaluate": Command(_evaluate, "scores a checkpoint", EVALUATE),
     "generate": Command(_generate, "samples text, or draws images", (
         WORKDIR,
         Flag("prompt", str, "TEXT", "what the text begins with"),

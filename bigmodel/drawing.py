@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 
-from bigmodel import config
+from bigmodel import config, trees
 from bigmodel import recipe as recipes
 from bigmodel.decode import flow
 from bigmodel.sharding import mesh as meshes
@@ -84,7 +83,7 @@ def draw(
             noise, classes = given
             how = dict(steps=num_inference_steps, solver=solver)
             images = flow.sample(velocity, (params, classes), noise, **how)
-            drawn.append(multihost_utils.process_allgather(images, tiled=True))
+            drawn.append(trees.on_host(images))
     return pixels(np.concatenate(drawn)[: len(addresses)], recipe.config.data)
 
 

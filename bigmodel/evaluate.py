@@ -7,7 +7,7 @@ import jax
 
 from bigmodel import compat, scores
 from bigmodel import recipe as recipes
-from bigmodel.data import pipeline, text
+from bigmodel.data import text
 from bigmodel.sharding import mesh as meshes
 
 EvalStep = Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]
@@ -39,13 +39,7 @@ def evaluate(
     """
     eval_step = eval_step or make_eval_step(recipe)
     totals: dict[str, float] = {}
-
-    def make(step):
-        at = evaluation.chosen[step]
-        return pipeline.place(evaluation.batches, at, lambda *_: recipe.batch_sharding)
-
-    batches = pipeline.ahead(make, 0, len(evaluation.chosen))
-    with meshes.use(recipe.mesh, recipe.rules), batches:
+    with meshes.use(recipe.mesh, recipe.rules), recipes.placed(recipe, evaluation) as batches:
         pending = None
         for _, batch in batches:
             sums = compat.in_turn(eval_step(params, batch))

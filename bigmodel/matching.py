@@ -6,11 +6,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
-from bigmodel import config, scores
+from bigmodel import config, scores, trees
 from bigmodel import recipe as recipes
-from bigmodel.data import image_text, inputs, pipeline
+from bigmodel.data import image_text, inputs
 from bigmodel.sharding import mesh as meshes
 from bigmodel.sharding import rules
 
@@ -62,15 +61,9 @@ def outputs(recipe: recipes.Recipe, params: Any, batch: Mapping[str, np.ndarray]
     more = -B % parts
     padded = {n: np.concatenate([x, np.repeat(x[-1:], more, 0)]) for n, x in batch.items()}
     with meshes.use(recipe.mesh, recipe.rules):
-        found = on_host(jax.jit(recipe.model.apply)(params, padded))
+        found = trees.on_host(jax.jit(recipe.model.apply)(params, padded))
     embeddings = {side: vectors[:B] for side, vectors in found["embeddings"].items()}
     return found | {"embeddings": embeddings}
-
-
-def on_host(tree: Any) -> Any:
-    if jax.process_count() > 1:
-        tree = multihost_utils.process_allgather(tree, tiled=True)
-    return jax.tree.map(np.asarray, jax.device_get(tree))
 
 
 def told(
@@ -105,33 +98,35 @@ def told(
 def retrieval(
     recipe: recipes.Recipe, params: Any, evaluation: recipes.Evaluation
 ) -> dict[str, float]:
-    """Recall over a whole split, of texts by images and of images by texts; {} of other models.
+    """`recalls` of a whole split; {} of other models."""
+    return recalls(*vectors(recipe, params, evaluation)) if matches(recipe) else {}
 
-    A text that says the same as an image's own is as good as that (`scores.recall`).
+
+def recalls(image: np.ndarray, text: np.ndarray, ranks: Sequence[int] = RANKS) -> dict[str, float]:
+    """Recall of texts by images and of images by texts.  [N, J], [N, J]
+
+    A text that says the same as an image's own is as good as that (`scores.recall`). There is none
+    at a rank that is more than N.
     """
-    if not matches(recipe):
-        return {}
-    embed = jax.jit(lambda params, batch: recipe.model.apply(params, batch)["embeddings"])
-    found: dict[str, list[np.ndarray]] = {"image": [], "text": []}
-
-    def make(step):
-        at = evaluation.chosen[step]
-        return pipeline.place(evaluation.batches, at, lambda *_: recipe.batch_sharding)
-
-    with (
-        meshes.use(recipe.mesh, recipe.rules),
-        pipeline.ahead(make, 0, len(evaluation.chosen)) as batches,
-    ):
-        for _, batch in batches:
-            vectors, weights = on_host((embed(params, batch), batch["weights"]))
-            for side, parts in found.items():
-                parts.append(vectors[side][weights > 0])
-    image, text = (np.concatenate(found[side]) for side in ("image", "text"))
     own = np.arange(len(image))
     sides = {"image_to_text": (image, text), "text_to_image": (text, image)}
     return {
         f"{name}_recall_{at}": scores.recall(queries, items, own, at=at)
         for name, (queries, items) in sides.items()
-        for at in RANKS
+        for at in ranks
         if at <= len(own)
     }
+
+
+def vectors(
+    recipe: recipes.Recipe, params: Any, evaluation: recipes.Evaluation
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of the images and of the texts of a split, each pair once.  [N, J], [N, J]"""
+    embed = jax.jit(lambda params, batch: recipe.model.apply(params, batch)["embeddings"])
+    found: dict[str, list[np.ndarray]] = {"image": [], "text": []}
+    with meshes.use(recipe.mesh, recipe.rules), recipes.placed(recipe, evaluation) as batches:
+        for _, batch in batches:
+            of_batch, weights = trees.on_host((embed(params, batch), batch["weights"]))
+            for side, parts in found.items():
+                parts.append(of_batch[side][weights > 0])
+    return np.concatenate(found["image"]), np.concatenate(found["text"])

@@ -9,19 +9,17 @@ import jax
 import numpy as np
 from etils import epath
 
-from bigmodel import checkpoint, compat, config, hearing, matching, trees
+from bigmodel import checkpoint, compat, config, hearing, matching, scoring, trees, writing
 from bigmodel import drawing as pictures
 from bigmodel import recipe as recipes
 from bigmodel.adapt import lora
-from bigmodel.data import chat_template_files, kinds, tokenizers
+from bigmodel.data import chat_template_files, tokenizers
 from bigmodel.data import inputs as input_arrays
-from bigmodel.decode import beam, sampling
-from bigmodel.decode import generate as decoding
+from bigmodel.decode import sampling
 from bigmodel.evaluate import baselines, make_eval_step
 from bigmodel.evaluate import evaluate as evaluate_split
 from bigmodel.models.handle import Batch, Outputs
 from bigmodel.sharding import mesh as meshes
-from bigmodel.sharding import rules
 from bigmodel.train import processes, state, workdir
 from bigmodel.train.workdir import Marks
 
@@ -93,7 +91,13 @@ def load(folder: str | epath.Path, *, step: int | None = None, extensions: bool 
 
 
 def evaluate(
-    folder: str | epath.Path, *, step: int | None = None, split: str | None = None
+    folder: str | epath.Path,
+    *,
+    step: int | None = None,
+    split: str | None = None,
+    scores: Sequence[str] | None = None,
+    num_beams: int | None = None,
+    max_new_tokens: int | None = None,
 ) -> dict[str, float]:
     """Scores a checkpoint on a split, beside a unigram and a bigram model of the same data.
 
@@ -101,6 +105,7 @@ def evaluate(
         folder: the workdir.
         step: of the checkpoint; None: the newest.
         split: of the run's source; None: each entry of the config's `evals`, all of its batches.
+        scores, num_beams, max_new_tokens: as of an entry of `evals`; None: as it says.
 
     Returns:
         "NAME/metric" -> value.
@@ -109,14 +114,19 @@ def evaluate(
     recipe = run.recipe
     entries = {split: {"split": split}} if split else recipe.config.evals.to_dict()
     entries = entries or {"validation": {"split": "validation"}}
+    given = dict(scores=scores, num_beams=num_beams, max_new_tokens=max_new_tokens)
+    asked = {"batches": 0} | {name: value for name, value in given.items() if value is not None}
+    for name, entry in entries.items():
+        scoring.check(recipe, name, {**entry, **asked})
     eval_step = make_eval_step(recipe)
     found: dict[str, float] = {"step": run.step}
     progress = recipes.preparing()
     for name, entry in entries.items():
-        chosen = recipes.evaluation(recipe, name, {**entry, "batches": 0}, progress)
+        chosen = recipes.evaluation(recipe, name, {**entry, **asked}, progress)
         measured = evaluate_split(recipe, run.params, chosen, eval_step)
         measured |= baselines(recipe, chosen.batches.rows, progress)
         measured |= matching.retrieval(recipe, run.params, chosen)
+        measured |= scoring.score(recipe, run.params, chosen, run.marks.ends)
         found |= {f"{name}/{metric}": value for metric, value in measured.items()}
     return found
 
@@ -185,7 +195,7 @@ def sample(
     data = recipe.config.data
     if matching.matches(recipe):
         best = matching.told(recipe, run.params, inputs, prompts, best=num_return_sequences)
-        return told(best, on_text)
+        return writing.told(best, on_text)
     arrays = input_arrays.arrays(inputs, recipe.example, tokenizer, data)
     drawing = sampling.Sampling(**options)
     if hearing.hears(recipe):
@@ -193,15 +203,10 @@ def sample(
         asked |= dict(max_new_tokens=max_new_tokens, max_length=max_length)
         asked |= sampling.said(drawing)
         beams = dict(num_beams=num_beams, num_return_sequences=num_return_sequences)
-        return told(hearing.transcribe(recipe, run.params, arrays, asked=asked, **beams), on_text)
-    rows = max([len(texts) for texts in inputs.values()], default=len(prompts))
-    if len(prompts) < 2:  # none, or one for all
-        prompts = [*prompts, ""][:1] * rows
-    for name, texts in inputs.items():
-        if len(texts) != len(prompts):
-            raise config.InputError(
-                f"{len(prompts)} prompts and {len(texts)} of {name!r}: there must be as many."
-            )
+        return writing.told(
+            hearing.transcribe(recipe, run.params, arrays, asked=asked, **beams), on_text
+        )
+    prompts = one_each(prompts, inputs)
     if not prompts:
         return []
     ends = run.marks.ends or (tokenizer.eos,)
@@ -212,63 +217,26 @@ def sample(
     if max_length is not None:  # in tokens of the prompt as it was given; bos is not one of them
         max_length += input_arrays.begins(tokenizer, data)
     if max_new_tokens is None and max_length is None:
-        max_new_tokens = MOST_NEW_TOKENS
-        max_length = learned_positions(recipe)  # nobody asked for more than fits
-    check_length(recipe, ids, max_new_tokens, max_length)
-    how: dict[str, Any] = dict(
-        max_new_tokens=max_new_tokens,
-        max_length=max_length,
-        eos=ends,
-        vocab=tokenizer.size,
-        num_return_sequences=num_return_sequences,
-        multiple=rules.parts(recipe.mesh, dict(recipe.rules)["batch"]),
-        inputs=arrays,
-        prefix="prefix" in kinds.row_shapes(recipe.fields, data),
-    )
-    with meshes.use(recipe.mesh, recipe.rules):
-        if num_beams == 1:
-            return drawn(run, ids, on_text, sampling=drawing, seed=seed, **how)
-        sampling.check_search(drawing)
-        how |= dict(num_beams=num_beams, length_penalty=length_penalty)
-        found = beam.search(recipe.model, run.params, ids, **how)
-    texts_of = [[tokenizer.decode(one.tokens) for one in of_prompt] for of_prompt in found]
-    return told(texts_of, on_text)
+        max_new_tokens = writing.MOST_NEW_TOKENS
+        max_length = writing.learned_positions(recipe)  # nobody asked for more than fits
+    writing.check_length(recipe, ids, max_new_tokens, max_length)
+    how: dict[str, Any] = dict(max_new_tokens=max_new_tokens, max_length=max_length, ends=ends)
+    how |= dict(num_beams=num_beams, num_return_sequences=num_return_sequences, inputs=arrays)
+    how |= dict(length_penalty=length_penalty, drawing=drawing, seed=seed, on_text=on_text)
+    return writing.write(recipe, run.params, ids, **how)
 
 
-def told(
-    texts_of: list[list[str]], on_text: Callable[[int, int, str], None] | None
-) -> list[list[str]]:
-    """Whole texts, of which `on_text` is told."""
-    for i, texts in enumerate(texts_of):
-        for j, whole in enumerate(texts):
-            if on_text is not None:
-                on_text(i, j, whole)
-    return texts_of
-
-
-def drawn(
-    run: Run,
-    ids: Sequence[np.ndarray],
-    on_text: Callable[[int, int, str], None] | None,
-    *,
-    num_return_sequences: int,
-    **how: Any,
-) -> list[list[str]]:
-    """Samples of each prompt's ids; what they are made by is `decode.generate.generate`'s."""
-    n, decode = num_return_sequences, run.tokenizer.decode
-    streams = [tokenizers.Stream(decode) for _ in range(len(ids) * n)]
-
-    def on_tokens(index: int, tokens: np.ndarray) -> None:
-        if on_text is not None:
-            on_text(*divmod(index, n), streams[index].push(*tokens))
-
-    how |= dict(num_return_sequences=n, on_tokens=on_tokens)
-    samples = decoding.generate(run.recipe.model, run.params, ids, **how)
-    for index, stream in enumerate(streams):  # a character that was never completed
-        if on_text is not None and (rest := stream.finish()):
-            on_text(*divmod(index, n), rest)
-    texts = [decode(sample) for sample in samples]
-    return [texts[i * n : (i + 1) * n] for i in range(len(ids))]
+def one_each(prompts: Sequence[str], inputs: Mapping[str, Sequence[str]]) -> Sequence[str]:
+    """A prompt for each row of the inputs: those that are given, or none or one for all."""
+    rows = max([len(texts) for texts in inputs.values()], default=len(prompts))
+    if len(prompts) < 2:
+        prompts = [*prompts, ""][:1] * rows
+    for name, texts in inputs.items():
+        if len(texts) != len(prompts):
+            raise config.InputError(
+                f"{len(prompts)} prompts and {len(texts)} of {name!r}: there must be as many."
+            )
+    return prompts
 
 
 def draw(
@@ -286,33 +254,3 @@ def draw_files(
     labels = pictures.labels_of(inputs)
     images = draw(folder, labels, **options)
     return pictures.save(images, labels, out, seed=options["seed"])
-
-
-MOST_NEW_TOKENS = 256  # where nobody says a limit; fewer if learned positions end before
-
-
-def check_length(
-    recipe: recipes.Recipe, ids: list[np.ndarray], max_new: int | None, max_length: int | None
-) -> None:
-    """Learned positions end somewhere; text must not go on beyond them."""
-    positions = learned_positions(recipe)
-    if positions is None:
-        return
-    longest = max(map(len, ids))
-    if longest >= positions:
-        raise config.InputError(
-            f"prompt of {longest} tokens: the model has {positions} learned positions; a prompt "
-            f"may have at most {positions - 1}."
-        )
-    wanted = min(longest + (max_new or 10**9), max_length or 10**9)
-    if wanted > positions:
-        raise config.InputError(
-            f"prompt of {longest} tokens with {wanted - longest} more: the model has {positions} "
-            f"learned positions; --max_new_tokens may be at most {positions - longest}."
-        )
-
-
-def learned_positions(recipe: recipes.Recipe) -> int | None:
-    """How many the model has: its `length`, where no other kind of position is said."""
-    learned = recipe.fields.get("position", "learned") == "learned"
-    return recipe.fields.get("length") if learned else None

@@ -1,4 +1,4 @@
-"""Pytrees of arrays by path: names "a/b/c", maps and masks over them, split and merge, counts."""
+"""Pytrees of arrays by path: names "a/b/c", maps, split and merge, counts; and as NumPy arrays."""
 
 import re
 from collections.abc import Callable, Collection
@@ -73,6 +73,22 @@ def is_stacked(path: str, leaf: Any, layers: int) -> bool:
 def scale(tree: Tree, factor: jax.Array | float) -> Tree:
     """Each leaf times `factor`, in the leaf's own dtype."""
     return jax.tree.map(lambda leaf: (leaf * factor).astype(leaf.dtype), tree)
+
+
+def on_host(tree: Tree) -> Tree:
+    """Each array whole, as NumPy's, on every process, wherever its parts lie.
+
+    Where some lie with other processes, all of them must ask, in the same order.
+    """
+
+    def one(leaf: Any) -> np.ndarray:
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
+            return np.asarray(jax.device_get(leaf))
+        from jax.experimental import multihost_utils
+
+        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+
+    return jax.tree.map(one, tree)
 
 
 def count(tree: Tree) -> int:

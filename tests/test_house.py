@@ -9,11 +9,12 @@ import pathlib
 import pytest
 
 FLOORS = (
-    {"compat", "config", "costs", "scores", "shares", "trees"},
-    {"checkpoint", "decode", "launch", "layers", "objectives", "optimizers", "report"},
+    {"compat", "config", "costs", "shares", "trees"},
+    {"checkpoint", "decode", "launch", "layers", "objectives", "optimizers", "report", "scores"},
     {"adapt", "convert", "data", "models", "sharding"},
     {"recipe"},
-    {"drawing", "evaluate", "hearing", "matching"},
+    {"drawing", "evaluate", "hearing", "matching", "writing"},
+    {"scoring"},
     {"train"},
     {"plan", "run"},
     {"weights"},
@@ -28,7 +29,7 @@ FILES = sorted(path for folder in FOLDERS for path in ROOT.glob(f"{folder}/**/*.
 # Of the house a quarter is the plan, which a training run never imports; of the rest a third is
 # what families bring: each a model, an objective, and the kind of data that it is trained on. A
 # twentieth are tables of names: the families of others, read and written.
-LINES_OF_A_FILE, LINES_OF_THE_HOUSE = 320, 36_000
+LINES_OF_A_FILE, LINES_OF_THE_HOUSE = 320, 37_000
 NAMELESS = {"base", "common", "helpers", "misc", "util", "utils"}
 OUTSIDE = {"configs", "experiments", "tests", "benchmarks"}
 
@@ -47,7 +48,7 @@ def test_imports_only_go_down(path):
     [
         ("layers/a.py", "import bigmodel.sharding.rules", "imports bigmodel.sharding (floor 3)"),
         ("layers/a.py", "import bigmodel.models as m", "imports bigmodel.models"),
-        ("layers/a.py", "from bigmodel import config, train", "imports bigmodel.train (floor 6)"),
+        ("layers/a.py", "from bigmodel import config, train", "imports bigmodel.train (floor 7)"),
         (
             "layers/a.py",
             "from bigmodel.optimizers import x",

@@ -11,6 +11,7 @@ import bigmodel
 from bigmodel import config, matching, run, scores
 from bigmodel import recipe as recipes
 from bigmodel.data import image_text
+from bigmodel.scores import matches
 from bigmodel.train import state
 from tests import runs
 
@@ -92,7 +93,7 @@ def test_recall_is_counted_in_parts_as_at_once(monkeypatch):
     draw = np.random.default_rng(0)
     queries, items = draw.normal(size=(2, 50, 4))
     whole = scores.recall(queries, items, np.arange(50), at=5)
-    monkeypatch.setattr(scores, "QUERIES", 7)
+    monkeypatch.setattr(matches, "QUERIES", 7)
     assert scores.recall(queries, items, np.arange(50), at=5) == whole
     assert 0 < whole < 1
 

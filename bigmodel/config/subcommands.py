@@ -31,6 +31,15 @@ DRAWING = (
     Flag("guidance_scale", float, "X", "over 1: more like its class", 1.0, bounds=(0, None)),
     Flag("solver", str, "NAME", "of those steps", "heun", choices=("euler", "heun")),
 )
+EVALUATE = (
+    WORKDIR,
+    Flag("step", int, "N", "the checkpoint's step; the newest if not given", bounds=(0, None)),
+    Flag("split", str, "NAME", "the data split; the config's evaluations if not given"),
+    Flag("scores", str, "A,B", "scores such as bleu,chrf; those of the config if not given"),
+    Flag("num_beams", int, "N", "over 1: a search for the texts to score", bounds=(1, None)),
+    Flag("max_new_tokens", int, "N", "of such a text at most", bounds=(1, None)),
+    JSON,
+)
 IMPORT = (
     dataclasses.replace(CONFIG, value="", help="", required=False),
     dataclasses.replace(WORKDIR, help="where the run goes, ready for generate and init_from"),

@@ -12,7 +12,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from bigmodel import config
+from bigmodel import config, trees
 from bigmodel.convert.tensors import Tensors
 
 Shape = tuple[int, ...]
@@ -249,7 +249,7 @@ def theirs(
         dtype: of what is given.
     """
     for group in _groups(rows):
-        arrays = [_on_host(params[row.ours]) for row in group]
+        arrays = [trees.on_host(params[row.ours]) for row in group]
         for place in group[0].places(arrays[0].shape):
             parts = [row.form.theirs(a[place]) for row, a in zip(group, arrays, strict=True)]
             whole = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=group[0].axis)
@@ -266,11 +266,3 @@ def _groups(rows: Sequence[Row]) -> list[list[Row]]:
 
 def numpy_dtype(name: str) -> np.dtype:
     return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
-
-
-def _on_host(leaf: Any) -> np.ndarray:
-    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-        from jax.experimental import multihost_utils
-
-        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
-    return np.asarray(leaf)

@@ -73,6 +73,7 @@ def search(
     multiple: int = 1,
     inputs: Mapping[str, np.ndarray] | None = None,
     prefix: bool = False,
+    shortest: int = prompting.SHORTEST,
 ) -> list[list[Hypothesis]]:
     """The best hypotheses of each prompt, best first: nothing is drawn.
 
@@ -87,7 +88,7 @@ def search(
         length_penalty: a; 0 prefers short texts, more of it longer ones. 0.6 is that of
             Vaswani et al. 2017, section 6.1.
         max_new_tokens, max_length: see `generate.generate`.
-        eos, vocab, multiple, inputs, prefix: see `generate.generate`.
+        eos, vocab, multiple, inputs, prefix, shortest: see `generate.generate`.
         num_return_sequences: hypotheses of each prompt, at most N; fewer where there are not as
             many texts within the limit.
         rows: most rows at a time, beams counted.
@@ -103,7 +104,7 @@ def search(
     ends = (eos,) if isinstance(eos, int) else tuple(eos)
     how: dict[str, Any] = dict(model=model, vocab=vocab, num_beams=num_beams, eos=ends)
     asked: dict[str, Any] = dict(max_new_tokens=max_new_tokens, max_length=max_length)
-    asked |= dict(multiple=multiple, inputs=inputs, prefix=prefix)
+    asked |= dict(multiple=multiple, inputs=inputs, prefix=prefix, shortest=shortest)
     at_a_time = max(1, rows // num_beams)
     addresses = [(0, prompt, 0) for prompt in range(len(prompts))]
     found: list[list[Hypothesis]] = []
@@ -113,7 +114,7 @@ def search(
         longest = prompting.round_up(max(1, *left), LIMIT_STEP)
         limits = np.array(left, np.int32)
         ended = of_rows(params, batch, limits, length_penalty, longest=longest, **how)
-        scores, tokens, lengths = map(prompting.fetch, ended)
+        scores, tokens, lengths = map(trees.on_host, ended)
         for row in range(len(some)):
             best = zip(scores[row], tokens[row], lengths[row], strict=True)
             kept = [Hypothesis(t[:n], float(score)) for score, t, n in best if np.isfinite(score)]

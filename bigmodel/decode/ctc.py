@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from bigmodel import trees
 from bigmodel.config import InputError
 from bigmodel.decode import prompting
 from bigmodel.decode.prompting import Functions, Params
@@ -50,7 +51,7 @@ def transcribe(
         real = len(next(iter(some.values())))
         some = {name: padded(array, at_a_time) for name, array in some.items()}
         outputs = frames_of(params, some, model=model)
-        logits, segments = map(prompting.fetch, outputs)
+        logits, segments = map(trees.on_host, outputs)
         for row in range(real):
             of_row = likely(logits[row, segments[row] > 0], vocab)
             if num_beams == 1:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bigmodel import trees
 from bigmodel.decode import prompting
 from bigmodel.decode.prompting import CACHE_STEP, Cache, Functions, Params
 from bigmodel.decode.sampling import Sampling, next_tokens
@@ -52,6 +53,7 @@ def generate(
     multiple: int = 1,
     inputs: Mapping[str, np.ndarray] | None = None,
     prefix: bool = False,
+    shortest: int = prompting.SHORTEST,
 ) -> list[np.ndarray]:
     """Samples that go on where the prompts end.
 
@@ -75,6 +77,7 @@ def generate(
         multiple: the number of rows is rounded up to it: devices that a mesh cuts the batch over.
         inputs: what the model reads besides, [prompts, ...] each: a source, and its segments.
         prefix: whether the tokens of a prompt all see each other.
+        shortest: prompts are padded to so many tokens, where one program is to do for many calls.
 
     Returns:
         One int32 array of new tokens per sample, those of the first prompt first. It ends with the
@@ -85,7 +88,9 @@ def generate(
     samples = [(i, j) for i in range(len(prompts)) for j in range(num_return_sequences)]
     pieces: list[list[np.ndarray]] = [[] for _ in samples]
     limits = dict(max_new_tokens=max_new_tokens, max_length=max_length)
-    how: dict[str, Any] = limits | dict(multiple=multiple, inputs=inputs, prefix=prefix)
+    how: dict[str, Any] = limits | dict(
+        multiple=multiple, inputs=inputs, prefix=prefix, shortest=shortest
+    )
     for start in range(0, len(samples), rows):
         addresses = [(seed, i, j) for i, j in samples[start : start + rows]]
         begun = prompting.begun(prompts, addresses, **how)
@@ -117,8 +122,8 @@ def _stream(
         params, batch, who, np.array(left, np.int32), model=model, rules=rules, length=length
     )
     while True:
-        yield prompting.fetch(tokens)
-        if not prompting.fetch(state.left).any():
+        yield trees.on_host(tokens)
+        if not trees.on_host(state.left).any():
             return
         state, tokens = decode(params, state, who, model=model, rules=rules, block=block)
 

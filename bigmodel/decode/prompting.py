@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from bigmodel.config import InputError
 
@@ -42,7 +41,9 @@ class Functions(Protocol):
         """(params, batch, length) -> an empty cache"""
 
 
-def left_padded(texts: list[np.ndarray], *, prefix: bool = False) -> dict[str, np.ndarray]:
+def left_padded(
+    texts: list[np.ndarray], *, prefix: bool = False, shortest: int = SHORTEST
+) -> dict[str, np.ndarray]:
     """Prompts as a batch: tokens at the right end, segment 0 before them.  [B, T]
 
     Where an id is below 0 a patch of an image stands: such places are `image_positions` [B, P],
@@ -51,8 +52,9 @@ def left_padded(texts: list[np.ndarray], *, prefix: bool = False) -> dict[str, n
     Args:
         texts: ids of each prompt.
         prefix: whether prompts are seen from everywhere.
+        shortest: the least T.
     """
-    longest = max(SHORTEST, *map(len, texts))
+    longest = max(shortest, *map(len, texts))
     T = 1 << (longest - 1).bit_length()
     batch = {
         name: np.zeros((len(texts), T), np.int32) for name in ("tokens", "segments", "positions")
@@ -79,6 +81,7 @@ def begun(
     max_new_tokens: int | None,
     max_length: int | None,
     multiple: int,
+    shortest: int,
     inputs: Mapping[str, np.ndarray] | None,
     prefix: bool,
 ) -> tuple[dict[str, np.ndarray], list[Address], list[int]]:
@@ -89,7 +92,7 @@ def begun(
     Args:
         prompts: all of them.
         addresses: (seed, prompt, sample) of each row.
-        max_new_tokens, max_length, multiple, inputs, prefix: see `generate.generate`.
+        max_new_tokens, max_length, multiple, shortest, inputs, prefix: see `generate.generate`.
     """
     texts = [np.asarray(prompts[which], np.int32) for _, which, _ in addresses]
     left = [limit(len(text), max_new_tokens, max_length) for text in texts]
@@ -97,8 +100,9 @@ def begun(
     texts += added * [np.zeros(1, np.int32)]
     addresses = addresses + added * addresses[:1]
     which = np.array([prompt for _, prompt, _ in addresses])
-    besides = {name: array[which] for name, array in (inputs or {}).items()}
-    return left_padded(texts, prefix=prefix) | besides, addresses, left + added * [0]
+    batch = left_padded(texts, prefix=prefix, shortest=shortest)
+    batch |= {name: array[which] for name, array in (inputs or {}).items()}
+    return batch, addresses, left + added * [0]
 
 
 def limit(length: int, max_new_tokens: int | None, max_length: int | None) -> int:
@@ -113,13 +117,6 @@ def limit(length: int, max_new_tokens: int | None, max_length: int | None) -> in
 
 def round_up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
-
-
-def fetch(array: jax.Array) -> np.ndarray:
-    """A small array on the host, wherever its parts lie."""
-    if not array.is_fully_addressable and not array.is_fully_replicated:
-        return multihost_utils.process_allgather(array, tiled=True)
-    return jax.device_get(array)
 
 
 def check(

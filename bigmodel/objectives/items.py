@@ -191,11 +191,7 @@ def ranking(model: Any, head: Any, hidden: jax.Array, batch: dict, items: int) -
     arrays += [batch["negatives"]] if "negatives" in batch else []
 
     def of_chunk(hidden, targets, weights, *negatives):
-        logits = of_items(model.unembed(head, hidden), items)
-        hit = jnp.arange(logits.shape[-1]) == targets[..., None]
-        at_target = jnp.where(hit, logits, 0.0).sum(-1, keepdims=True)
-        # Not "greater": NaN stands above everything, and a model of zeros knows nothing.
-        sums = of_rank((~(logits < at_target)).sum(-1) - 1, weights)
+        sums = of_rank(ranked(of_items(model.unembed(head, hidden), items), targets), weights)
         if negatives:
             scores = model.score(head, hidden, jnp.append(targets[..., None], negatives[0], -1))
             rank = (~(scores[..., 1:] < scores[..., :1])).sum(-1)
@@ -211,6 +207,39 @@ def ranking(model: Any, head: Any, hidden: jax.Array, batch: dict, items: int) -
         return jax.tree.map(jnp.add, total, found), None
 
     return jax.lax.scan(step, zeros, chunks)[0]
+
+
+def ranked(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """How many stand above the target or beside it.  [..., V], int [...] -> int [...]"""
+    hit = jnp.arange(logits.shape[-1]) == targets[..., None]
+    at_target = jnp.where(hit, logits, 0.0).sum(-1, keepdims=True)
+    # Not "greater": NaN stands above everything, and a model of zeros knows nothing.
+    return (~(logits < at_target)).sum(-1) - 1
+
+
+def ranks(model: Any, params: Any, batch: dict, items: int = 0) -> jax.Array:
+    """`ranked` of each target among all items, 0 at positions without a weight.  int [B, T]
+
+    Args:
+        model: a handle (models/handle.py).
+        params: its parameters.
+        batch: with `targets` and `weights` [B, T].
+        items: as of `next_item`.
+    """
+    hidden, head = model.apply(params, batch)["hidden"], model.head(params)
+    known = among(items, jax.eval_shape(model.unembed, head, hidden).shape[-1])
+
+    def of_chunk(hidden, targets):
+        return ranked(of_items(model.unembed(head, hidden), known), targets)
+
+    def step(chunk):
+        *args, weights = chunk
+        asked = (weights != 0).any()
+        return jax.lax.cond(asked, of_chunk, lambda *_: jnp.zeros(weights.shape, int), *args)
+
+    targets, weights = batch["targets"], batch["weights"]
+    chunks = tokens.cut(shares.of(*targets.shape).length_parts, hidden, targets, weights)
+    return tokens.joined(jax.lax.map(step, chunks), targets.shape[1])
 
 
 def of_rank(rank: jax.Array, weights: jax.Array) -> Sums:

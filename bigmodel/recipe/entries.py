@@ -8,7 +8,11 @@ from ml_collections import ConfigDict
 from bigmodel import config
 from bigmodel.recipe import checks
 
-EVAL_FIELDS: dict[str, Any] = {"source": "", "split": "validation", "every": 0, "batches": 0}
+EVAL_FIELDS: dict[str, Any] = {
+    **{"source": "", "split": "validation", "every": 0, "batches": 0},
+    # of scores.SCORES; and how the texts that they are of are written, 0: as many as a row has
+    **{"scores": (), "num_beams": 1, "max_new_tokens": 0},
+}
 
 
 def mixture(entries: Mapping[str, Any]) -> dict[str, float]:
@@ -49,8 +53,8 @@ def evaluation(name: str, entry: Any) -> dict[str, Any]:
     fields = EVAL_FIELDS | dict(entry)
     for field, default in EVAL_FIELDS.items():
         config.fit(fields[field], type(default), f"evals.{name}.{field}")
-    for field in ("every", "batches"):
-        checks.at_least(0, f"evals.{name}.{field}", fields[field])
+    for field, least in (("every", 0), ("batches", 0), ("num_beams", 1), ("max_new_tokens", 0)):
+        checks.at_least(least, f"evals.{name}.{field}", fields[field])
     return fields
 
 

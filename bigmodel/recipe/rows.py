@@ -26,6 +26,9 @@ class Evaluation:
         every: steps between evaluations; 0: at the end only.
         chosen: numbers of the batches that are scored.
         bytes_per_target: UTF-8 bytes of text for each target, to tell bits per byte.
+        scores: names of `scoring.SCORES`, told besides.
+        num_beams: of the search for texts that are scored; 1: the likeliest token each time.
+        max_new_tokens: of such a text; 0: as many as a row has.
     """
 
     name: str
@@ -33,6 +36,9 @@ class Evaluation:
     every: int
     chosen: Sequence[int]
     bytes_per_target: float
+    scores: tuple[str, ...] = ()
+    num_beams: int = 1
+    max_new_tokens: int = 0
 
 
 def open_rows(loaded: config.Loaded, source: str, split: str, progress: Progress | None = None):
@@ -123,7 +129,18 @@ def evaluation(
     at_a_time = recipe.batch // recipe.accumulate  # what fits in training fits here
     batches = pipeline.Batches(rows, at_a_time, shuffle=False, repeat=False)
     chosen = spread(len(batches), recipe.accumulate, fields["batches"])
-    return Evaluation(name, batches, fields["every"], chosen, rows.bytes_per_target)
+    told = {field: fields[field] for field in ("scores", "num_beams", "max_new_tokens")}
+    return Evaluation(name, batches, fields["every"], chosen, rows.bytes_per_target, **told)
+
+
+def placed(recipe: "build.Recipe", evaluation: Evaluation) -> pipeline.ahead:
+    """(number, batch on the mesh) of each batch of an evaluation; a context that ends the work."""
+
+    def make(step: int) -> dict[str, jax.Array]:
+        at = evaluation.chosen[step]
+        return pipeline.place(evaluation.batches, at, lambda *_: recipe.batch_sharding)
+
+    return pipeline.ahead(make, 0, len(evaluation.chosen))
 
 
 def spread(batches: int, parts: int, most: int) -> list[int]:

@@ -3,13 +3,14 @@
 import collections
 import contextlib
 import functools
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 from etils import epath
 
-from bigmodel import checkpoint, compat, config
+from bigmodel import checkpoint, compat, config, scoring
 from bigmodel import recipe as recipes
 from bigmodel.data import pipeline
 from bigmodel.evaluate import evaluate, make_eval_step
@@ -65,6 +66,8 @@ def train(loaded: config.Loaded | Any, folder: str | epath.Path) -> Metrics:
     processes.join()
     compat.use_compilation_cache()
     recipe = recipes.make(loaded)
+    for name, entry in recipe.config.evals.items():
+        scoring.check(recipe, name, entry)
     folder = workdir.place(folder)
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(progresses.Progress(recipe.steps))
@@ -122,6 +125,8 @@ def prepare(
     processes.one_first(lambda: recipes.prepare_data(recipe.loaded, recipes.preparing(show)))
     batches = recipes.train_batches(recipe)
     evaluations = recipes.evaluations(recipe)
+    for evaluation in evaluations.values():
+        scoring.check_rows(recipe, evaluation)
     facts["rows"] = batches.rows.fingerprint
     workdir.check_resume(before, facts, str(folder), unsaid)
 
@@ -241,9 +246,13 @@ class Teller:
         if not due:
             return {}
         params = states.eval_params(states.eval_parts(state), state)
-        found: Metrics = {}
+        recipe, found = self.job.recipe, Metrics()
         for entry in due:
-            measured = evaluate(self.job.recipe, params, entry, self.eval_step)
+            began = time.perf_counter()
+            measured = evaluate(recipe, params, entry, self.eval_step)
+            if entry.scores:
+                measured |= scoring.score(recipe, recipe.tuning.merged(params), entry)
+            measured["seconds"] = time.perf_counter() - began
             found |= {f"{entry.name}/{metric}": value for metric, value in measured.items()}
         self.tell(step, found)
         self.job.progress.print(f"step {step:,}: " + describe(found))

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigmodel import scores
+from bigmodel.scores import language
 
 V = 5
 STREAMS = st.lists(st.integers(0, V - 1), min_size=1, max_size=40).map(np.array)
@@ -75,7 +76,7 @@ def test_counting_by_sorting_is_counting_by_table(order, monkeypatch):
     rng = np.random.default_rng(0)
     streams = rng.integers(0, 30, 2000), rng.integers(0, 30, 500)
     dense = MODELS[order](*streams, 30)
-    monkeypatch.setattr(scores, "DENSE_PAIRS", 0)
+    monkeypatch.setattr(language, "DENSE_PAIRS", 0)
     assert MODELS[order](*streams, 30) == dense
 
 
