@@ -7,6 +7,7 @@ import socket
 import numpy as np
 import pytest
 
+from bigmodel.train import writers
 from tests import runs
 
 
@@ -71,6 +72,34 @@ def test_a_run_of_two_processes_goes_on_in_one_on_another_mesh_with_the_same_sam
     assert sorted(moved) == sorted(one)
     assert [moved[step] for step in range(1, 5)] == [one[step] for step in range(1, 5)]
     np.testing.assert_allclose(list(moved.values()), list(one.values()), rtol=1e-5)
+
+
+SCORED = f"""
+import runpy
+
+
+def get_config():
+    config = runpy.run_path("{runs.ROOT}/configs/vit.py")["get_config"]("tiny")
+    config.steps, config.batch, config.checkpoint.every = 1, 8, 1
+    config.log.tensorboard = False
+    entry = dict(split="validation", batches=2, scores=SCORES)
+    config.evals = dict(validation=entry)
+    return config
+"""
+
+
+def test_two_processes_tell_the_scores_of_one(tmp_path):
+    told, scores = [], ("f1_macro", "matthews")
+    runs.write_config(tmp_path, SCORED.replace("SCORES", str(scores)))
+    for processes in (1, 2):
+        started = start(tmp_path, str(processes), "--config.mesh.data=4", processes=processes)
+        for process in started:
+            runs.finish(process)
+        rows = writers.rows(tmp_path / str(processes))
+        (row,) = [row for row in rows if "validation/scored" in row]
+        told.append({key: row[f"validation/{key}"] for key in (*scores, "scored", "loss")})
+    assert told[0]["scored"] == 16
+    assert told[0] == pytest.approx(told[1], rel=1e-6)
 
 
 def test_what_one_process_cannot_read_all_of_them_refuse(tmp_path):
