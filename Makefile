@@ -44,7 +44,7 @@ test: install
 
 # The laws of families over all tiny configs, of which `make test` has one a family.
 test-families: install
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "families and not layouts" tests/train
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "families and not layouts" tests/train tests/test_scoring.py
 
 # Every family under every layout; a quarter of an hour.
 test-layouts: install

@@ -43,6 +43,7 @@ EXTRAS = {
     "plan-gpu": ["jax[cuda12-local]"],  # the compiler alone, without NVIDIA's libraries
     "gcs": ["etils[epath-gcs]"],  # gs:// paths
     "s3": ["etils[epath-s3]"],  # s3:// paths of data
+    "text": ["sacrebleu>=2.6"],
     "audio": ["soundfile"],
     "scores": ["jiwer>=4", "sacrebleu>=2.6", "scikit-learn>=1.7"],  # and SciPy, with the last
     "image": ["pillow", "scikit-learn"],  # scikit-learn: its digits

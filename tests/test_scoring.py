@@ -64,7 +64,12 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("name", KINDS)
+FIRST = ("vit.py:tiny", "transformer.py:tiny")  # all of them: `make test-families`
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.families] * (n not in FIRST)) for n in KINDS]
+)
 def test_each_row_counts_once_whatever_the_batch_and_mesh(name):
     found = []
     for fields in ({"batch": 3}, {"mesh.data": 4}):

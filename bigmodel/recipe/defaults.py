@@ -63,7 +63,7 @@ def default_config(
             "best": "",  # a metric such as "validation/loss" whose best checkpoint is kept too
             "best_is": "lowest",  # or "highest"
         },
-        "evals": {},  # name -> {"source", "split", "every", "batches"}
+        "evals": {},  # name -> fields of entries.EVAL_FIELDS
         "log": {"every": 10, "tensorboard": True, "wandb": ""},  # wandb: name of the project
         "profile": {"start": 0, "steps": 0},  # window of steps that a trace records
         # weights that exist: a workdir, DIR@STEP of one, or a Hugging Face folder; read once

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from bigmodel import config
-from bigmodel.train import processes
+from bigmodel.train import processes as jobs
+from bigmodel.train import writers
 from tests import runs
 
 
@@ -75,6 +76,35 @@ def test_a_run_of_two_processes_goes_on_in_one_on_another_mesh_with_the_same_sam
     np.testing.assert_allclose(list(moved.values()), list(one.values()), rtol=1e-5)
 
 
+SCORED = f"""
+import runpy
+
+
+def get_config():
+    config = runpy.run_path("{runs.ROOT}/configs/vit.py")["get_config"]("tiny")
+    config.steps, config.batch, config.checkpoint.every = 1, 8, 1
+    config.log.tensorboard = False
+    entry = dict(split="validation", batches=2, scores=SCORES)
+    config.evals = dict(validation=entry)
+    return config
+"""
+
+
+@pytest.mark.families  # for its time
+def test_two_processes_tell_the_scores_of_one(tmp_path):
+    told, scores = [], ("f1_macro", "matthews")
+    runs.write_config(tmp_path, SCORED.replace("SCORES", str(scores)))
+    for processes in (1, 2):
+        started = start(tmp_path, str(processes), "--config.mesh.data=4", processes=processes)
+        for process in started:
+            runs.finish(process)
+        rows = writers.rows(tmp_path / str(processes))
+        (row,) = [row for row in rows if "validation/scored" in row]
+        told.append({key: row[f"validation/{key}"] for key in (*scores, "scored", "loss")})
+    assert told[0]["scored"] == 16
+    assert told[0] == pytest.approx(told[1], rel=1e-6)
+
+
 def test_what_one_process_cannot_read_all_of_them_refuse(tmp_path):
     runs.write_config(tmp_path)
     missing = f"--config.data.source=jsonl:{tmp_path / 'missing.jsonl'}"
@@ -104,11 +134,11 @@ def test_what_another_process_could_not_do_is_a_fault_of_this_one(monkeypatch):
         raise FileNotFoundError("base")
 
     said = []
-    monkeypatch.setattr(processes.agreement, "agreed", lambda fault: said.append(fault) or fault)
-    assert processes.together(lambda: 3) == 3
+    monkeypatch.setattr(jobs.agreement, "agreed", lambda fault: said.append(fault) or fault)
+    assert jobs.together(lambda: 3) == 3
     with pytest.raises(FileNotFoundError):
-        processes.together(absent)
+        jobs.together(absent)
     assert said == ["", "process 0 failed with FileNotFoundError: base"]
-    monkeypatch.setattr(processes.agreement, "agreed", lambda _: "process 1 failed")
+    monkeypatch.setattr(jobs.agreement, "agreed", lambda _: "process 1 failed")
     with pytest.raises(config.InputError, match="process 1 failed"):
-        processes.together(lambda: 3)
+        jobs.together(lambda: 3)
