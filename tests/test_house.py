@@ -15,7 +15,7 @@ FLOORS = (
     {"recipe"},
     {"drawing", "evaluate", "hearing", "matching"},
     {"train"},
-    {"plan", "run"},
+    {"plan", "run", "sweep"},
     {"weights"},
     {"__main__"},
 )
