@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bigmodel.run import evaluate as evaluate
     from bigmodel.run import generate as generate
     from bigmodel.run import load as load
+    from bigmodel.sweep import sweep as sweep
     from bigmodel.train.loop import train as train
     from bigmodel.weights import export_hf as export_hf
     from bigmodel.weights import import_hf as import_hf
@@ -36,6 +37,7 @@ __all__ = [
     "load",
     "load_config",
     "plan",
+    "sweep",
     "train",
 ]
 
@@ -50,6 +52,7 @@ _PLACES = {
     "load": ("bigmodel.run", "load"),
     "load_config": ("bigmodel.config", "load"),
     "plan": ("bigmodel.plan", "plan"),
+    "sweep": ("bigmodel.sweep", "sweep"),
     "train": ("bigmodel.train.loop", "train"),
 }
 

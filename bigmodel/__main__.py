@@ -20,10 +20,12 @@ from bigmodel.config.subcommands import (
     DRAWING,
     EVALUATE,
     EXPORT,
+    GENERATE,
     IMPORT,
     JSON,
     PLAN,
     SAMPLING,
+    SWEEP,
     TOKENIZERS,
     WORKDIR,
     chosen,
@@ -119,6 +121,13 @@ def _train(values: Values, loaded: config.Loaded) -> int:
         print(f"bigmodel: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _sweep(values: Values) -> int:
+    from bigmodel.sweep import command
+
+    options = {flag.name: values[flag.name].value for flag in SWEEP[:-1]}
+    return command(**options, as_json=values.json)
 
 
 def _evaluate(values: Values) -> None:
@@ -284,17 +293,8 @@ def _export(values: Values) -> None:
 COMMANDS = {
     "train": Command(_train, "trains, or resumes what the folder holds", (CONFIG, WORKDIR)),
     "evaluate": Command(_evaluate, "scores a checkpoint", EVALUATE),
-    "generate": Command(_generate, "samples text, or draws images", (
-        WORKDIR,
-        Flag("prompt", str, "TEXT", "what the text begins with"),
-        Flag("prompts", str, "FILE", "many prompts, one a line"),
-        *SAMPLING,
-        Flag("out", str, "DIR", "where images go as PNG files, for a run that draws some"),
-        Flag("input", str, "NAME=FILE", "source (or =TEXT), image, audio; label=NUMBER, repeated",
-             repeats=True),
-        *DRAWING[2:],
-        JSON,
-    )),
+    "generate": Command(_generate, "samples text, or draws images", GENERATE),
+    "sweep": Command(_sweep, "trains a list of configs, one after another", SWEEP),
     "config": Command(_config, "prints the resolved config, or how two differ", (
         CONFIG,
         Flag("diff", str, "FILE[:SIZE]", "prints the fields that are other in this config"),

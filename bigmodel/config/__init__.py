@@ -13,7 +13,7 @@ from bigmodel.config.places import place
 
 if TYPE_CHECKING:
     from bigmodel.config.builders import REQUIRED, fit, resolve, schema
-    from bigmodel.config.files import Loaded, load, load_text
+    from bigmodel.config.files import Loaded, call, load, load_text
     from bigmodel.config.values import diff, differences, flat, from_json, plain, shown, to_json
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Flag",
     "InputError",
     "Loaded",
+    "call",
     "diff",
     "differences",
     "fit",

@@ -42,16 +42,30 @@ class Loaded:
 def load(spec: str, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Loaded:
     """Runs the config file of "FILE[:ARGUMENT]", then sets fields as "model.width=128" says."""
     name, _, argument = spec.partition(":")
+    return load_text(_read(name), argument or None, overrides, name)
+
+
+def call(name: str, function: str) -> Any:
+    """What a function without arguments of a Python file returns."""
+    module = _run(_read(name), name)
+    if not callable(getattr(module, function, None)):
+        raise InputError(f"{name}: needs a function {function}().")
+    try:
+        return getattr(module, function)()
+    except Exception as error:
+        raise InputError(_blame(name, error)) from error
+
+
+def _read(name: str) -> str:
     path = pathlib.Path(name)
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "no such file"
         files = [str(f) for folder in (path.parent, "configs") for f in _python_files(folder)]
         raise InputError(f"config file {name!r}: {found}.{nearest(name, files)}")
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"config file {name!r}: is no UTF-8 text.") from error
-    return load_text(text, argument or None, overrides, name)
 
 
 def load_text(

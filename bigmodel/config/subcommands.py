@@ -40,6 +40,25 @@ EVALUATE = (
     Flag("max_new_tokens", int, "N", "of such a text at most", bounds=(1, None)),
     JSON,
 )
+GENERATE = (
+    WORKDIR,
+    Flag("prompt", str, "TEXT", "what the text begins with"),
+    Flag("prompts", str, "FILE", "many prompts, one a line"),
+    *SAMPLING,
+    Flag("out", str, "DIR", "where images go as PNG files, for a run that draws some"),
+    Flag("input", str, "NAME=FILE", "source (or =TEXT), image, audio; label=NUMBER, repeated",
+         repeats=True),
+    *DRAWING[2:],
+    JSON,
+)
+SWEEP = (
+    Flag("configs", str, "FILE", "Python with get_configs(), the list", required=True),
+    dataclasses.replace(WORKDIR, help="each run goes to DIR/NAME"),
+    Flag("hosts", int, "N", "processes that share the runs out", 1, bounds=(1, None)),
+    Flag("host", int, "I", "which of them this is, from 0", 0, bounds=(0, None)),
+    Flag("table", bool, "", "runs nothing, prints the table of what is there", False),
+    JSON,
+)
 IMPORT = (
     dataclasses.replace(CONFIG, value="", help="", required=False),
     dataclasses.replace(WORKDIR, help="where the run goes, ready for generate and init_from"),
