@@ -4,6 +4,7 @@ Which runs are done is read from their workdirs alone: the same command goes on 
 """
 
 import gc
+import itertools
 import json
 import re
 import sys
@@ -23,7 +24,7 @@ from bigmodel.train import loop, watch, workdir, writers
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
 TABLE, FAILED = "sweep.json", "failed.txt"
-LAST = {"train/loss": "train/loss", "train/tokens_per_second": "tokens/s"}
+LOSS, SPEED = "train/loss", "train/tokens_per_second"
 REFUSED = (config.InputError, watch.NonFiniteError, checkpoint.UnsoundError)
 
 
@@ -155,8 +156,9 @@ def row(entry: Entry, names: list[str]) -> dict[str, Any]:
     made: dict[str, Any] = {"run": entry.name, "state": "failed" if failure else state}
     made |= {name: entry.fields.get(name) for name in names if name != "steps"}
     made |= {"step": step, "steps": entry.fields["steps"]}
-    made |= {shown: last[name] for name, shown in LAST.items() if name in last}
+    made |= {name: last[name] for name in (LOSS,) if name in last}
     made |= {n: x for n, x in last.items() if n != "step" and not n.startswith("train/")}
+    made |= {"tokens/s": last[SPEED]} if SPEED in last else {}
     return made | ({"failure": failure} if failure else {})
 
 
@@ -172,12 +174,28 @@ def command(configs: str, workdir: str, table: bool, as_json: bool, **options: A
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """The table for a person, or for a pipe: then plain, and a line for each run."""
+    """The table, plain and whole in a pipe; on a terminal the columns that it has room for."""
     names = list(dict.fromkeys(name for row in rows for name in row if name != "failure"))
+    columns = [[name, *(cell(row.get(name)) for row in rows)] for name in names]
+    widths = [max(map(len, column)) for column in columns]
     live = sys.stdout.isatty()
-    drawn = rich.table.Table(*names, box=rich.box.SIMPLE if live else None)
-    for row in rows:
-        values = map(row.get, names)
-        cells = (f"{x:.6g}" if isinstance(x, float) else x for x in values)
-        drawn.add_row(*("" if x is None else str(x) for x in cells))
-    rich.console.Console(width=None if live else 10_000, markup=False).print(drawn)
+    console = rich.console.Console(markup=False)
+    ends = itertools.accumulate(width + BETWEEN for width in widths)
+    shown = sum(end <= console.width for end in ends) if live else len(names)
+    drawn = rich.table.Table(*names[:shown], box=rich.box.SIMPLE)
+    for line in list(zip(*columns, strict=True))[1:]:
+        drawn.add_row(*line[:shown])
+    if live:
+        console.print(drawn)
+    else:
+        for line in zip(*columns, strict=True):
+            print("  ".join(map(str.ljust, line, widths)).rstrip())
+    if shown < len(names):
+        console.print(f"besides, by --json: {', '.join(names[shown:])}")
+
+
+BETWEEN = 3  # signs of a terminal's table beside each column
+
+
+def cell(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else "" if value is None else str(value)
