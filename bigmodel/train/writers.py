@@ -236,8 +236,13 @@ def remote_events(folder: epath.Path, step: int) -> Iterator[Writer]:
 
 def event_file(folder: epath.PathLike, step: int, purges: bool = False) -> Any:
     """A file of what comes after a step, written by a thread of its own: it waits for the disk."""
+    # It takes seconds to import torch, where that is installed, for tensors that nobody gives it.
+    modules: dict[str, Any] = sys.modules
+    hidden = modules.setdefault("torch", None) is None
     import tensorboardX
 
+    if hidden:
+        del modules["torch"]
     return tensorboardX.SummaryWriter(
         str(folder),
         purge_step=step + 1 if purges and step else None,
