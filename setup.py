@@ -46,8 +46,10 @@ EXTRAS = {
     "text": ["sacrebleu>=2.6"],
     "audio": ["soundfile"],
     "scores": ["jiwer>=4", "sacrebleu>=2.6", "scikit-learn>=1.7"],  # and SciPy, with the last
+    "lm-eval": ["lm-eval>=0.4.13"],
     "image": ["pillow", "scikit-learn"],  # scikit-learn: its digits
-    "parity": ["peft>=0.19", "torch==2.13.0", "transformers>=5"],  # conversion is held to them
+    # What conversion is held to, and the tasks of lm-eval.
+    "parity": ["lm-eval>=0.4.13", "peft>=0.19", "torch==2.13.0", "transformers>=5"],
     "dev": [
         LIBTPU,
         "hypothesis>=6",

@@ -17,7 +17,7 @@ FLOORS = (
     {"scoring"},
     {"train"},
     {"plan", "run", "sweep"},
-    {"weights"},
+    {"harness", "weights"},
     {"__main__"},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS, start=1) for room in rooms}
