@@ -42,7 +42,7 @@ quickstart: install
 test: install
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
-# The laws of families over all tiny configs, of which `make test` has one a family.
+# The laws of families over all tiny configs, of which `make test` has some; five minutes.
 test-families: install
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "families and not layouts" tests/train tests/test_scoring.py
 

@@ -21,12 +21,17 @@ RUNS = ("data8", "fsdp8", "data4_fsdp2", "fsdp4_tensor2", "data2_fsdp2_tensor2")
 STEPS = 20
 
 
-# What each run of the tests has of the third family; the whole product is `make test-layouts`.
+# What each run of the tests has of the third family, and what it leaves out of the second, whose
+# dense rows it has; the whole product is `make test-layouts`.
 SHORT = ("data8", "expert8", "fsdp2_ring4", "stage2_repeats2", "accumulate4")
+LONG = (
+    *("stage2_fsdp2_tensor2", "stage2_microbatches4", "stage2_repeats2", "stage2_accumulate4"),
+    *("remat_ring2", "slices2_fsdp", "offload"),
+)
 
 
 def of_the_product(family: str, name: str):
-    long = family == "experts_with_room" and name not in SHORT
+    long = {"experts_with_room": name not in SHORT, "experts": name in LONG}.get(family, False)
     return pytest.param(name, family, marks=[pytest.mark.layouts] * long)
 
 

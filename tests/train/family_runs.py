@@ -6,6 +6,7 @@ A new family is tested by its config's `tiny` size being here: all of them are.
 import functools
 import math
 import runpy
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -38,17 +39,22 @@ NAMES = of_other_families()
 ONE_OF_EACH = {config.load(f"{CONFIGS}/{n}").config.model.name: n for n in reversed(NAMES)}
 
 
-def param(name: str, *values: Any, long: bool = False) -> Any:
-    """A row of a table over NAMES: `make test` has one of each family and no long ones.
+# An encoder, both sides, a decoder of images, one without text: of laws that take long.
+FOUR = [ONE_OF_EACH[family] for family in ("encoder", "encoder_decoder", "vision_language", "vit")]
+
+
+def param(name: str, *values: Any, of: Collection[str], long: bool = False) -> Any:
+    """A row of a table over NAMES: `make test` has some of them, and no long ones.
 
     All are `make test-families`, the long ones `make test-layouts`.
     """
     marks = [pytest.mark.layouts] if long else []
-    marks += [pytest.mark.families] * (name not in ONE_OF_EACH.values())
+    marks += [pytest.mark.families] * (name not in of)
     return pytest.param(name, *values, marks=marks)
 
 
-over_families = pytest.mark.parametrize("name", list(map(param, NAMES)))
+def over_families(of: Collection[str]) -> Any:
+    return pytest.mark.parametrize("name", [param(name, of=of) for name in NAMES])
 
 
 def load(name: str, **changes: Any) -> config.Loaded:

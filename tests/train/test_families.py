@@ -25,7 +25,11 @@ SHORT = ("data2_fsdp2_tensor2",)  # the whole product is `make test-layouts`
 
 
 def of_the_product():
-    return [family_runs.param(n, x, long=x not in SHORT) for x in LAYOUTS for n in NAMES]
+    return [
+        family_runs.param(n, x, of=family_runs.FOUR, long=x not in SHORT)
+        for x in LAYOUTS
+        for n in NAMES
+    ]
 
 
 def has_stages(name):
