@@ -42,11 +42,11 @@ quickstart: install
 test: install
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
-# The laws of families over all tiny configs, of which `make test` has some; five minutes.
+# The laws of families over all tiny configs, of which `make test` has some.
 test-families: install
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "families and not layouts" tests/train tests/test_scoring.py
 
-# Every family under every layout; a quarter of an hour.
+# Every family under every layout.
 test-layouts: install
 	$(BIN)/python -m pytest -n $(JOBS) -m layouts tests/sharding tests/train/test_families.py
 

@@ -14,13 +14,12 @@ import numpy as np
 from bigmodel import config, trees, writing
 from bigmodel.data import inputs as input_arrays
 from bigmodel.decode import sampling
+from bigmodel.decode.prompting import SHORTEST
 from bigmodel.run import Run
 from bigmodel.sharding import mesh as meshes
 from bigmodel.sharding import rules
 
-SHORTEST = 16  # tokens: shorter rows are padded to it, longer ones to a power of two
 LOGITS = 2**26  # of a batch, in numbers
-MOST_NEW_TOKENS = 256  # where a task says none
 
 
 class Asked(NamedTuple):
@@ -50,7 +49,7 @@ def likelihoods(run: Run, asked: Sequence[Asked]) -> list[tuple[float, bool]]:
     buckets: dict[int, list[int]] = {}
     for number, one in enumerate(asked):
         tokens = min(len(one.context) + len(one.continuation) - 1, L)
-        T = min(1 << (max(tokens, SHORTEST) - 1).bit_length(), L)
+        T = min(1 << (max(tokens, SHORTEST) - 1).bit_length(), L)  # a power of two: few shapes
         buckets.setdefault(T, []).append(number)
     program = scorer(run.recipe.model.apply)
     for T, numbers in sorted(buckets.items()):
@@ -120,7 +119,7 @@ def written(run: Run, texts: Sequence[str], asked: Mapping[str, Any]) -> list[st
         asked: `until`, `max_gen_toks`, `do_sample`, `temperature`, `top_k`, `top_p` of the task.
     """
     stops = [asked["until"]] if isinstance(asked.get("until"), str) else asked.get("until") or []
-    most = min(asked.get("max_gen_toks") or MOST_NEW_TOKENS, length(run) - 1)
+    most = min(asked.get("max_gen_toks") or writing.MOST_NEW_TOKENS, length(run) - 1)
     drawn = {name: asked[name] for name in ("temperature", "top_k", "top_p") if asked.get(name)}
     if not asked.get("do_sample"):
         drawn = {"temperature": 0.0}

@@ -156,7 +156,7 @@ def row(entry: Entry, names: list[str]) -> dict[str, Any]:
     made: dict[str, Any] = {"run": entry.name, "state": "failed" if failure else state}
     made |= {name: entry.fields.get(name) for name in names if name != "steps"}
     made |= {"step": step, "steps": entry.fields["steps"]}
-    made |= {name: last[name] for name in (LOSS,) if name in last}
+    made |= {LOSS: last[LOSS]} if LOSS in last else {}
     made |= {n: x for n, x in last.items() if n != "step" and not n.startswith("train/")}
     made |= {"tokens/s": last[SPEED]} if SPEED in last else {}
     return made | ({"failure": failure} if failure else {})
@@ -178,18 +178,18 @@ def show(rows: list[dict[str, Any]]) -> None:
     names = list(dict.fromkeys(name for row in rows for name in row if name != "failure"))
     columns = [[name, *(cell(row.get(name)) for row in rows)] for name in names]
     widths = [max(map(len, column)) for column in columns]
-    live = sys.stdout.isatty()
+    lines = list(zip(*columns, strict=True))
+    if not sys.stdout.isatty():
+        for line in lines:
+            print("  ".join(map(str.ljust, line, widths)).rstrip())
+        return
     console = rich.console.Console(markup=False)
     ends = itertools.accumulate(width + BETWEEN for width in widths)
-    shown = sum(end <= console.width for end in ends) if live else len(names)
+    shown = sum(end <= console.width for end in ends)
     drawn = rich.table.Table(*names[:shown], box=rich.box.SIMPLE)
-    for line in list(zip(*columns, strict=True))[1:]:
+    for line in lines[1:]:
         drawn.add_row(*line[:shown])
-    if live:
-        console.print(drawn)
-    else:
-        for line in zip(*columns, strict=True):
-            print("  ".join(map(str.ljust, line, widths)).rstrip())
+    console.print(drawn)
     if shown < len(names):
         console.print(f"besides, by --json: {', '.join(names[shown:])}")
 

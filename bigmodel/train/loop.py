@@ -120,8 +120,8 @@ def prepare(
     workdir.check_resume(before, facts, str(folder), unsaid)  # what is cheap to tell, before data
     abstract = states.abstract(recipe)
     resumes = checkpoints.latest() is not None
-    found = functools.partial(start.find, recipe, abstract, facts, show)
-    source = None if resumes else processes.together(found)
+    find = functools.partial(start.find, recipe, abstract, facts, show)
+    source = None if resumes else processes.together(find)
     processes.one_first(lambda: recipes.prepare_data(recipe.loaded, recipes.preparing(show)))
     batches = recipes.train_batches(recipe)
     evaluations = recipes.evaluations(recipe)
