@@ -13,7 +13,7 @@ import optax
 
 from bigmodel import trees
 from bigmodel.config import InputError
-from bigmodel.optimizers import chains, schedules
+from bigmodel.optimizers import chains, mup, schedules
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "sgd": chains.sgd,
@@ -42,6 +42,7 @@ def make(
     clip: float = 0.0,
     offload: bool = False,
     factors: Mapping[str, Any] | None = None,
+    widths: Mapping[str, float] | None = None,
     **fields,
 ) -> optax.GradientTransformation:
     """Clipping by the global norm, then the optimizer; all of it in float32.
@@ -55,13 +56,15 @@ def make(
         offload: whether the state is kept in the host's memory, and comes for the update alone.
         factors: path of a parameter -> what its learning rate is multiplied by, a number or an
             array that spreads over it.
+        widths: the same of `mup`, which leaves decay as it is.
         **fields: the builder's own.
     """
     if clip < 0:
         raise InputError(f"optimizer.clip={clip}: must be 0 (no clipping) or positive.")
     # A chain of two either way, so that a checkpoint's state has one form whatever `clip` is.
     clipping = clip_by_global_norm(clip) if clip else optax.identity()
-    chain = optax.chain(clipping, builder(schedule, axes, **fields))
+    updates = builder(schedule, axes, **fields)
+    chain = optax.chain(clipping, mup.with_rates(updates, widths) if widths else updates)
     chain = with_factors(chain, factors) if factors else chain
     optimizer = in_float32(balanced(chain))
     return offloaded(optimizer) if offload else optimizer

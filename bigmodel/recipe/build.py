@@ -15,7 +15,7 @@ from bigmodel.data import kinds, tokenizers
 from bigmodel.layers import linear
 from bigmodel.models.handle import Model
 from bigmodel.objectives import Objective
-from bigmodel.recipe import checks, defaults, entries, model_checks, schema, tuning
+from bigmodel.recipe import checks, defaults, entries, model_checks, schema, tuning, widths
 from bigmodel.recipe import layout as layouts
 from bigmodel.sharding import experts, kernels, rules, splash
 from bigmodel.sharding.pipeline import Pipeline
@@ -163,13 +163,15 @@ def make(loaded: config.Loaded | Any, devices: Sequence[jax.Device] | None = Non
     model, fields = make_model(values, tables["model"], loaded.extensions, layout)
     boxed = jax.eval_shape(model.init, jax.random.key(0), model.example)
     rules.shardings(boxed, table, mesh)  # refuses what the mesh does not divide
+    wide = widths.make(values, tables["model"], loaded.extensions, model, fields, boxed)
+    model = wide.model
 
     objective = make_objective(values, tables["objective"], model, fields, layout)
     schedule_builder = tables["schedule"][values.schedule.name]
     schedule = schedule_builder(
         values.steps, **config.resolve(values.schedule, schedule_builder, "schedule")
     )
-    tuned = tuning.make(values, boxed, order_of_layers(layout.pipeline, boxed))
+    tuned = tuning.make(values, boxed, order_of_layers(layout.pipeline, boxed), wide.rates)
     optimizer_builder = tables["optimizer"][values.optimizer.name]
     optimizer = optimizers.make(
         optimizer_builder,
@@ -178,6 +180,7 @@ def make(loaded: config.Loaded | Any, devices: Sequence[jax.Device] | None = Non
         clip=values.optimizer.clip,
         offload=values.optimizer.offload,
         factors=tuned.factors,
+        widths=tuned.widths,
         **config.resolve(
             values.optimizer, optimizer_builder, "optimizer", schema.BESIDES["optimizer"]
         ),

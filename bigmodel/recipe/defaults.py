@@ -73,13 +73,15 @@ def default_config(
         "frozen_dtype": "",  # of those; "": model.param_dtype
         "rates": {},  # regular expression of parameters -> factor of the learning rate
         "layer_decay": 1.0,  # factor of the learning rate for each layer down from the head
+        # fields of the model of another width whose rates these are: {"width": 128, "heads": 4}
+        "mup": {},
         # rank 0: none; targets: regular expressions of kernels that get an adapter
         "lora": {"rank": 0, "alpha": 16.0, "targets": (r"attention/(query|value)/kernel$",)},
     }
     section = ConfigDict(fields, allow_dotted_keys=True).lock()
     mixtures = [section.data.mixture] if "mixture" in section.data else []
-    open_sections = (section.evals, section.compiler, section.prices, section.rates, *mixtures)
-    for open_dict in open_sections:
+    named = (section.evals, section.compiler, section.prices, section.rates, section.mup)
+    for open_dict in (*named, *mixtures):
         open_dict.unlock()
     return section
 

@@ -27,6 +27,7 @@ class Tuning:
         frozen_dtype: of those; "": of the parameters.
         factors: path -> what its learning rate is multiplied by, a number or one for each layer.
         scale: of what adapters add (`adapt.lora`).
+        widths: path -> the same as in `factors`, of the section `mup`; decay is as it was.
     """
 
     boxed: Any
@@ -36,6 +37,7 @@ class Tuning:
     frozen_dtype: str = ""
     factors: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     scale: float = 1.0
+    widths: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def split(self, params: Any, is_leaf: Any = None) -> tuple[Any, Any]:
         """Parameters, or anything like them, as those that train and those that are frozen."""
@@ -56,13 +58,14 @@ class Tuning:
         return lora.adapted(objective, self.scale) if self.adapts else objective
 
 
-def make(values: Any, boxed: Any, order: np.ndarray | None) -> Tuning:
+def make(values: Any, boxed: Any, order: np.ndarray | None, widths: Mapping[str, float]) -> Tuning:
     """What a config says of the parameters.
 
     Args:
         values: the config.
         boxed: abstract parameters in boxes that name their axes.
         order: memory[i] = disk[order[i]] of layers in a pipeline, see `Recipe.layer_order`.
+        widths: what the section `mup` makes of rates.
 
     Raises:
         InputError: a pattern that finds no parameter, or nothing that trains.
@@ -101,7 +104,7 @@ def make(values: Any, boxed: Any, order: np.ndarray | None) -> Tuning:
             if order is not None and trees.is_stacked(path, boxes[path].value, len(order)):
                 decay = np.asarray(decay)[order]
             factors[path] = np.asarray(factors.get(path, 1.0) * decay, np.float32)
-    return Tuning(boxed, paths, fresh, frozen, values.frozen_dtype, factors, scale)
+    return Tuning(boxed, paths, fresh, frozen, values.frozen_dtype, factors, scale, widths)
 
 
 def targets(section: Any, boxes: Mapping[str, Any], fresh: frozenset[str]) -> frozenset[str]:
@@ -128,7 +131,14 @@ def targets(section: Any, boxes: Mapping[str, Any], fresh: frozenset[str]) -> fr
 
 def asked(values: Any) -> bool:
     """Whether a config says anything of its parameters."""
-    says = (values.init_from, values.fresh, values.frozen, len(values.rates), values.lora.rank)
+    says = (
+        values.init_from,
+        values.fresh,
+        values.frozen,
+        len(values.rates),
+        values.lora.rank,
+        values.mup,
+    )
     return any(says) or values.layer_decay != 1.0
 
 
@@ -154,7 +164,7 @@ def box_values(boxed: Any) -> list[Any]:
 def rule(tuned: Tuning, path: str) -> str:
     """What becomes of a parameter, in some words."""
     words = ["fresh"] if path in tuned.fresh else []
-    factor = np.unique(np.float32(tuned.factors.get(path, 1.0)))
+    factor = np.unique(np.float32(tuned.factors.get(path, 1.0) * tuned.widths.get(path, 1.0)))
     rate = " to ".join(f"x{one:.3g}" for one in dict.fromkeys((factor[0], factor[-1])))
     trained = "trained" if rate == "x1" else f"trained {rate}"
     words.append("frozen" if path in tuned.frozen else trained)
