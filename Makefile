@@ -42,9 +42,10 @@ quickstart: install
 test: install
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
-# The laws of families over all tiny configs, of which `make test` has some.
+# Laws over every tiny config, or every size of every config, of which `make test` has some.
 test-families: install
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "families and not layouts" tests/train tests/test_scoring.py
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "families and not layouts" \
+		tests/adapt tests/costs tests/optimizers tests/recipe tests/train tests/test_scoring.py tests/test_weights.py
 
 # Every family under every layout.
 test-layouts: install

@@ -35,7 +35,13 @@ def imported(folder, workdir, **overrides):
     return run.load(workdir)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout",
+    [
+        pytest.param(n, marks=[pytest.mark.families] * (n in ("fsdp", "replicated")))
+        for n in LAYOUTS
+    ],
+)
 def test_an_import_onto_any_mesh_gives_the_same_logits(layout, theirs, tmp_path):
     found, place = theirs
     loaded = imported(place, tmp_path / "run", **LAYOUTS[layout], **{"batch": 8})

@@ -105,7 +105,13 @@ KERNEL = {
 }
 
 
-@pytest.mark.parametrize("name", KERNEL)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=[pytest.mark.layouts] * (n not in ("causal", "segments")))
+        for n in KERNEL
+    ],
+)
 def test_a_ring_of_the_tpu_kernel_is_the_reference(name):
     case, axes, length = KERNEL[name], dict(context=2), 512
     ring = on_mesh(context.ring, SPLASH, axes)

@@ -21,17 +21,19 @@ RUNS = ("data8", "fsdp8", "data4_fsdp2", "fsdp4_tensor2", "data2_fsdp2_tensor2")
 STEPS = 20
 
 
-# What each run of the tests has of the third family, and what it leaves out of the second, whose
-# dense rows it has; the whole product is `make test-layouts`.
-SHORT = ("data8", "expert8", "fsdp2_ring4", "stage2_repeats2", "accumulate4")
-LONG = (
-    *("stage2_fsdp2_tensor2", "stage2_microbatches4", "stage2_repeats2", "stage2_accumulate4"),
-    *("remat_ring2", "slices2_fsdp", "offload"),
-)
+# What each run of the tests has of experts, beside all of the dense family: where experts lie, go
+# or are counted otherwise; the whole product is `make test-layouts`.
+OF_EXPERTS = {
+    "experts": (
+        *("data2_fsdp2_tensor2", "expert8", "replicated_expert", "fsdp2_ring4"),
+        *("stage2_expert2", "sequence", "accumulate4"),
+    ),
+    "experts_with_room": ("expert8", "stage2_repeats2", "accumulate4"),
+}
 
 
 def of_the_product(family: str, name: str):
-    long = {"experts_with_room": name not in SHORT, "experts": name in LONG}.get(family, False)
+    long = name not in OF_EXPERTS.get(family, LAYOUTS)
     return pytest.param(name, family, marks=[pytest.mark.layouts] * long)
 
 
@@ -112,7 +114,7 @@ one_device = functools.cache(lambda: train({}))
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.layouts] * (n not in RUNS[-2:])) for n in RUNS]
+    "name", [pytest.param(n, marks=[pytest.mark.layouts] * (n != RUNS[-1])) for n in RUNS]
 )
 def test_losses_of_a_run_do_not_depend_on_the_mesh(name, capfd):
     np.testing.assert_allclose(train(LAYOUTS[name]["mesh"]), one_device(), rtol=1e-5)
