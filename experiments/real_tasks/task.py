@@ -123,7 +123,8 @@ def train(script: str, run: str, workdir: pathlib.Path) -> dict[str, Any]:
         "minutes": None if begun else round((time.time() - began) / 60, 2),
         "figures": {n: x for n, x in figures.items() if not n.startswith("train/")},
         "config": json.loads((workdir / "config.json").read_text()),
-        "provenance": json.loads((workdir / "provenance.json").read_text()),
+        # the command as it was given, without where on this machine the library lies
+        "provenance": json.loads((workdir / "provenance.json").read_text()) | {"command": command},
     }
 
 
