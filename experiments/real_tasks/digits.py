@@ -1,6 +1,23 @@
-r"""Spoken digits, and strings of them: what is said in a sound, by CTC.
+r"""Spoken digits, and strings of them: what is said in a sound.
 
-python experiments/real_tasks/digits.py spoken-digits --data DIR
+    python experiments/real_tasks/digits.py spoken-digits --data DIR
+    python experiments/real_tasks/digits.py spoken-digits-speaker --data DIR
+    python experiments/real_tasks/digits.py spoken-numbers --data DIR
+
+spoken-digits: 3,000 sounds of six speakers; the first five recordings of each digit and speaker
+are the test, the next five validate. spoken-digits-speaker: six runs, each without one of the
+speakers, who is its test. Both tell the digit as a text, by an encoder-decoder: CTC would have one
+token for a whole sound, and after 600 steps no sound's likeliest alignment was right.
+spoken-numbers: strings of three to five recordings of one speaker, by CTC; no recording is in the
+strings of two splits.
+
+Own sounds (docs/families.md, Audio): a folder with train.jsonl, validation.jsonl and test.jsonl,
+whose lines are {"audio": path, "text": text}; one of few short texts a sound by the first recipe
+(`length` is their bytes and one more), what is said in its order by the last:
+
+    python -m bigmodel train --config experiments/real_tasks/digits.py:spoken-digits \
+        --workdir RUN --config.data.source=audio:FOLDER --config.data.rate=16000 \
+        --config.data.length=16 --config.model.length=16
 """
 
 import json

@@ -1,6 +1,16 @@
 r"""Classes of small images, by a vision transformer.
 
-python experiments/real_tasks/images.py fashion-mnist --data DIR
+    python experiments/real_tasks/images.py fashion-mnist --data DIR
+
+fashion-mnist: 70,000 grey images of 28 x 28 pixels in ten classes (Xiao, Rasul and Vollgraf 2017,
+arXiv:1708.07747); the last 5,000 of training validate.
+
+Own images: a folder with train, validation and test in it, each of a folder a class; other sizes
+are brought to `data.size`, which is the model's `image`, a multiple of its `patch`:
+
+    python -m bigmodel train --config experiments/real_tasks/images.py --workdir RUN \
+        --config.data.source=images:FOLDER --config.model.classes=N \
+        --config.data.channels=3 --config.model.channels=3
 """
 
 import lzma

@@ -1,9 +1,18 @@
 r"""The next item of a history of actions, by SASRec.
 
     python experiments/real_tasks/recommendation.py video-games --data DIR
-    python -m bigmodel train --config experiments/real_tasks/recommendation.py:table \
-        --config.data.source=table:FILE --config.model.vocab=N --workdir RUN
 
+video-games: Amazon's, as Kang and McAuley 2018 (arXiv:1808.09781) have it: a user's last item is
+the test, the one before it validates. The model is theirs (configs/sasrec.py), the recipe shorter:
+a softmax of the true item against 64 drawn ones, 2,000 steps of 256 rows of 20 items, longer
+histories cut in several. Of the last item among 100 others: hit rate@10 0.7278 (theirs 0.7410),
+NDCG@10 0.5437 (theirs 0.5360).
+
+Own actions (a table with names in its first line; docs/data.md, Interactions, has other forms):
+
+    python -m bigmodel train --config experiments/real_tasks/recommendation.py --workdir RUN \
+        --config.data.source=table:FILE.csv --config.data.columns= --config.data.user=COLUMN \
+        --config.data.item=COLUMN --config.data.time=COLUMN --config.model.vocab=ITEMS+1
 """
 
 import gzip
