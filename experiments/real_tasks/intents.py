@@ -14,7 +14,8 @@ Banking77 89.68 % (published: from scratch 87.6, a pretrained BERT 93.66), 1,000
 of 2 shared CPU cores. The recipe was chosen on a tenth of Banking77's training questions.
 
 Texts of one's own with a class take the same recipe; of one file 98, 1 and 1 per cent are trained
-on, for validation and for the test. `model.classes` is how many there are, or more:
+on, for validation and for the test. They are read as they stand, not lower-cased.
+`model.classes` is how many there are, or more:
 
     python -m bigmodel data train-tokenizer --config experiments/real_tasks/intents.py:own \
         --config.data.source=csv:FILE --config.data.label=category \

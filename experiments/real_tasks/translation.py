@@ -9,10 +9,10 @@ byte pairs is trained on both languages of the training pairs.
 
 Measured: German to English BLEU 40.43 (published 36.52) and chrF 59.55, 1,500 steps and the score
 in 43 minutes of 2 shared CPU cores. Theirs is BLEU of spaCy's tokens, ours sacreBLEU (13a) of the
-lower-cased text itself. Per byte pair the test's perplexity is 4.92: with theirs, 5.316 per word, it
-cannot be compared. Not measured here: English to German.
+lower-cased text itself. The test's perplexity is 4.92 per byte pair, which their 5.316 per word
+cannot be compared with. Not measured here: English to German.
 
-Pairs of one's own take the same recipe. Of a file of them 98, 1 and 1 per cent are trained on, for
+Pairs of one's own take the same recipe, as they stand, not lower-cased. Of a file of them 98, 1 and 1 per cent are trained on, for
 validation and for the test:
 
     python -m bigmodel data train-tokenizer --config experiments/real_tasks/translation.py:own \
