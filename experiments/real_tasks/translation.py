@@ -12,8 +12,8 @@ in 43 minutes of 2 shared CPU cores. Theirs is BLEU of spaCy's tokens, ours sacr
 lower-cased text itself. The test's perplexity is 4.92 per byte pair, which their 5.316 per word
 cannot be compared with. Not measured here: English to German.
 
-Pairs of one's own take the same recipe, as they stand, not lower-cased. Of a file of them 98, 1 and 1 per cent are trained on, for
-validation and for the test:
+Pairs of one's own take the same recipe, as they stand, not lower-cased. Of a file of them 98, 1
+and 1 per cent are trained on, for validation and for the test:
 
     python -m bigmodel data train-tokenizer --config experiments/real_tasks/translation.py:own \
         --config.data.source=tsv:pairs.tsv --kind bpe --size 4000 --out tokenizer.json
