@@ -113,6 +113,25 @@ def test_the_texts_that_are_scored_are_those_that_the_run_writes(monkeypatch):
     assert texts.texts(recipe, params, searched).told == ["A", "B", "C"]
 
 
+def test_an_answer_of_packed_pairs_is_written_from_its_own_source(monkeypatch):
+    fields = {"data.packing": "best_fit", "data.length": 256, "data.source_length": 256}
+    recipe = made("transformer.py:tiny", **fields)
+    entry = evaluation(recipe, 5, scores=("bleu",))
+    rows, decode = entry.batches.rows, recipe.tokenizer.decode
+    pairs = {decode(t): decode(s) for s, t in map(rows.pair, rows.chosen[: rows.first[5]])}
+
+    def write(recipe, params, prompts, *, inputs, **how):
+        shown = [ids[of == 1] for ids, of in zip(*inputs.values(), strict=True)]
+        return [[decode(source)] for source in shown]
+
+    both = ("source", "source_segments")
+    monkeypatch.setattr(texts, "beside", lambda batch: {name: batch[name] for name in both})
+    monkeypatch.setattr(texts.writing, "write", write)
+    found = texts.texts(recipe, None, entry)
+    assert len(found.true) == rows.first[5] > 10
+    assert found.told == [pairs[answer] for answer in found.true]
+
+
 def test_the_answers_of_a_row_are_its_runs_of_targets_that_count():
     """Two segments; the first asks twice, the second once, right where the first has ended."""
     batch = {

@@ -65,6 +65,12 @@ SHAPES: dict[str, Callable] = {
 }
 # kind -> (its fields, ids of its tokenizer) -> ids in all, where it has more than the tokenizer
 IDS: dict[str, Callable] = {"spans": spans.ids}
+# kind -> (its fields, the user's own sources) -> texts to train a tokenizer on, besides "text"
+TEXTS: dict[str, Callable] = {
+    "labelled_text": labelled_text.texts,
+    "labelled_tokens": labelled_tokens.texts,
+    "pairs": pairs.texts,
+}
 RUNTIME = ("seed", "progress", "extensions", "training")
 
 

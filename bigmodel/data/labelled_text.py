@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -167,6 +167,16 @@ def open_rows(
     if labels == "classes":
         classes = tuple(notes["classes"])
     return Rows(source, split, tokenizer, length, texts, **arrays, classes=classes, notes=notes)
+
+
+def texts(data: Mapping[str, Any], extensions: Any = None) -> Iterator[str]:
+    """The texts of a split, by the fields of a config's `data`: what a tokenizer is trained on."""
+    fields = tuple(filter(None, (data["field"], data["second_field"])))
+    found = records.find(data["source"], data["split"], text=fields[0], extensions=extensions)
+    told = (data[name] for name in ("label", "labels", "classes", "unfit", "normalize"))
+    of = (found, data["split"], tokenizers.Bytes(), data["length"], fields)
+    for _, some, _ in labelling.Reading(*of, *told).rows():
+        yield from some
 
 
 def row_shapes(fields: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:

@@ -5,7 +5,7 @@ import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -158,11 +158,8 @@ def prepared(
     labels: list[str] = []
     where_of: list[str] = []
     counts = {"cut": 0, "skipped": 0}
-    for where, sentence in found.read():
+    for where, sentence in of_split(found):
         words = sentence["words"]
-        digest = hashlib.blake2b(json.dumps(words).encode(), digest_size=16).digest()
-        if not sources.in_split(digest, found.split):
-            continue
         ids, opens = of_words(where, words, tokenizer)
         if len(ids) > room:
             if unfit == "refuse":
@@ -193,6 +190,20 @@ def prepared(
         "offsets": np.cumsum([0, *map(len, flat)], dtype=np.int64),
     }
     return counts | {"content": labelling.save(arrays, folder, tokenizer), "classes": classes}
+
+
+def of_split(found: records.Records) -> Iterator[records.Named]:
+    """The sentences of a hashed split, by their words."""
+    for where, sentence in found.read():
+        raw = json.dumps(sentence["words"]).encode()
+        if sources.in_split(hashlib.blake2b(raw, digest_size=16).digest(), found.split):
+            yield where, sentence
+
+
+def texts(data: Mapping[str, Any], extensions: Any = None) -> Iterator[str]:
+    """Words of each sentence, a space between them: what a tokenizer is trained on."""
+    found = sentences.find(data["source"], data["split"], extensions=extensions)
+    yield from (" ".join(sentence["words"]) for _, sentence in of_split(found))
 
 
 def of_words(

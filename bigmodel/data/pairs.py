@@ -10,23 +10,24 @@ import hashlib
 import json
 import pathlib
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import numpy as np
 
 from bigmodel import config
-from bigmodel.data import cache, padding, pair_sources, prepare, row_numbers, sources, tokenizers
+from bigmodel.data import cache, pair_sources, paired, prepare, row_numbers, sources, tokenizers
 
 FORMAT = 1  # raise it when the same inputs would give another preparation
 AT_A_TIME = 2**12  # pairs whose texts go to the tokenizer together
 
 TOO_LONG, EMPTY = ("refuse", "skip", "cut"), ("refuse", "skip")
+PACKINGS = ("none", "best_fit")
 
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Pairs, one a row; see `open_rows` for how long the two sides are.
+    """Pairs, one a row or as many as fit; see `open_rows` for how long the two sides are.
 
     Attributes:
         source, split: as in the config.
@@ -34,7 +35,8 @@ class Rows:
         arrays: what is prepared, memory-mapped: "source" and "target" [N] tokens, their
             "..._offsets" [pairs + 1], and "bytes" [pairs] of the targets.
         content: hash of the prepared texts and the tokenizer.
-        chosen: [rows] numbers of the pairs that are used.
+        chosen: numbers of the pairs that are used, those of a row together.
+        first: [rows + 1] row k holds chosen[first[k]:first[k + 1]].
         source_length: S, the end token counted.
         length: T, the end token counted.
         skipped: pairs that are not used.
@@ -46,12 +48,13 @@ class Rows:
     arrays: Mapping[str, np.ndarray]
     content: str
     chosen: np.ndarray
+    first: np.ndarray
     source_length: int
     length: int
     skipped: int
 
     def __len__(self) -> int:
-        return len(self.chosen)
+        return len(self.first) - 1
 
     @property
     def parts(self) -> tuple["Rows", ...]:
@@ -64,12 +67,17 @@ class Rows:
     def take(self, indices: np.ndarray, epochs: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """[b] indices -> `source`, ... [b, S] and `tokens`, `targets`, ... [b, T]; every epoch."""
         indices = row_numbers.within(indices, len(self))
-        S, T, end = self.source_length, self.length, [self.tokenizer.eos]
-        both = [
-            ([*self.side("source", pair)[: S - 1], *end], [*self.side("target", pair), *end][:T])
-            for pair in self.chosen[indices]
+        rows = [
+            [self.pair(number) for number in self.chosen[self.first[row] : self.first[row + 1]]]
+            for row in indices
         ]
-        return batch_of(both, S, T, self.tokenizer.bos)
+        return paired.batch_of(rows, self.source_length, self.length, self.tokenizer.bos)
+
+    def pair(self, number: int) -> paired.Pair:
+        """The ids of both sides with their end, as long as they may be."""
+        S, T, end = self.source_length, self.length, self.tokenizer.eos
+        source, target = self.side("source", number), self.side("target", number)
+        return [*source[: S - 1], end], [*target, end][:T]
 
     def side(self, name: str, pair: int) -> np.ndarray:
         """A pair's "source" or "target", without an end token."""
@@ -79,7 +87,9 @@ class Rows:
     def describe(self) -> str:
         """One line of what they are."""
         skipped = f", {self.skipped:,} skipped" if self.skipped else ""
-        return f"{self.source} {self.split}: {len(self):,} pairs{skipped}"
+        pairs = len(self.chosen)
+        rows = f" in {len(self):,} rows" if len(self) < pairs else ""
+        return f"{self.source} {self.split}: {pairs:,} pairs{rows}{skipped}"
 
     @functools.cached_property
     def bytes_per_target(self) -> float:
@@ -94,19 +104,9 @@ class Rows:
         """Hash of every row's content."""
         known = [self.content, self.source_length, self.length, len(self)]
         chosen = np.ascontiguousarray(self.chosen).tobytes()
+        if len(self) < len(self.chosen):
+            chosen += self.first.tobytes()
         return hashlib.sha256(json.dumps(known).encode() + chosen).hexdigest()
-
-
-def batch_of(
-    both: Sequence[tuple[Sequence[int], Sequence[int]]], S: int, T: int, bos: int
-) -> dict[str, np.ndarray]:
-    """(source, targets) of each row, ends with them -> its arrays [b, S] and [b, T]."""
-    source, segments = padding.padded([source for source, _ in both], S)
-    row = {"source": source, "source_segments": segments}
-    row["source_positions"] = segments * np.arange(S, dtype=np.int32)
-    row |= padding.shifted([targets for _, targets in both], T, bos)
-    row["positions"] = row["segments"] * np.arange(T, dtype=np.int32)
-    return row | {"weights": row["segments"].astype(np.float32)}
 
 
 def open_rows(
@@ -118,6 +118,7 @@ def open_rows(
     length: int = 128,
     too_long: str = "refuse",
     empty: str = "refuse",
+    packing: str = "none",
     source_field: str = "source",
     target_field: str = "target",
     normalize: str = "NFC",
@@ -135,12 +136,15 @@ def open_rows(
             with the end token.
         too_long: what becomes of a pair a side of which does not fit: "refuse", "skip" or "cut".
         empty: what becomes of a pair a side of which has no text: "refuse" or "skip".
+        packing: "none": a pair is a row; "best_fit": a row has as many pairs as fit in both of its
+            sides, none of which sees another.
         normalize: a Unicode form, or "none".
         cache_dir, progress: see `cache.open_cache`.
     """
     for field, value, allowed in (
         ("too_long", too_long, TOO_LONG),
         ("empty", empty, EMPTY),
+        ("packing", packing, PACKINGS),
         ("normalize", normalize, cache.FORMS),
     ):
         config.known(f"data.{field}", value, allowed)
@@ -162,8 +166,16 @@ def open_rows(
             f'source "{source}" has no pairs in the split "{split}" that can be used; {skipped:,} '
             "were skipped."
         )
-    lengths = (source_length, length)
-    return Rows(source, split, tokenizer, arrays, notes["content"], chosen, *lengths, skipped)
+    S, T, first = source_length, length, np.arange(len(chosen) + 1)
+    if packing == "best_fit":
+        source_sizes, target_sizes = (
+            np.diff(arrays[f"{name}_offsets"])[chosen] + 1 for name in ("source", "target")
+        )
+        order, first = paired.best_fit(source_sizes, target_sizes, S, T)
+        chosen = chosen[order]
+    return Rows(
+        source, split, tokenizer, arrays, notes["content"], chosen, first, S, T, skipped
+    )  # fmt: skip
 
 
 def prepared(
@@ -181,6 +193,14 @@ def prepared(
     key = hashlib.sha256(json.dumps(["pairs", *shaped_by]).encode()).hexdigest()[:32]
     write = functools.partial(_prepare, found, split, tokenizer, normalize, progress)
     return cache.built(key, cache_dir, write)[1:]
+
+
+def texts(data: Mapping[str, Any], extensions: Any = None) -> Iterator[str]:
+    """Both sides of each pair, by the fields of a config's `data`: for training a tokenizer."""
+    fields = data["source_field"], data["target_field"]
+    found = pair_sources.find(data["source"], data["split"], fields=fields, extensions=extensions)
+    for pair in _of_split(found, data["normalize"]):
+        yield from pair[:2]
 
 
 def row_shapes(fields: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:

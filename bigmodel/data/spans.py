@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bigmodel import config
-from bigmodel.data import cache, corruption, pairs, text, tokenizers
+from bigmodel.data import cache, corruption, paired, text, tokenizers
 from bigmodel.data.corruption import Denoiser
 
 TASKS = ("spans", "ul2", "prefix")
@@ -73,8 +73,8 @@ class Rows:
             how = (self.denoisers[which], rng, self.sentinel)
             source, target = corruption.corrupted(tokens, *how)
             end = self.tokenizer.eos
-            both.append(([*self.marks[which], *source, end], [*target, end]))
-        return pairs.batch_of(both, self.source_length, self.length, self.tokenizer.bos)
+            both.append([([*self.marks[which], *source, end], [*target, end])])
+        return paired.batch_of(both, self.source_length, self.length, self.tokenizer.bos)
 
     def describe(self) -> str:
         """One line of what they are."""

@@ -69,6 +69,16 @@ class Texts:
                     yield text
 
 
+@dataclasses.dataclass(frozen=True)
+class Anew:
+    """Texts that are read from their beginning whenever they are asked for."""
+
+    read: Callable[[], Iterator[str]]
+
+    def __iter__(self) -> Iterator[str]:
+        return self.read()
+
+
 def train(
     texts: Iterable[str], path: epath.PathLike, *, algorithm: str = "bpe", size: int = 8192
 ) -> None:

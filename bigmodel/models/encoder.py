@@ -14,6 +14,7 @@ from bigmodel.models import tower, transformer
 from bigmodel.models.handle import Batch, Model, Outputs, Params
 
 PLACEMENTS = ("post", "pre")
+POOLINGS = ("first", "mean")
 
 
 class Encoder(nn.Module):
@@ -38,7 +39,9 @@ class Encoder(nn.Module):
         feedforward: see `models.decoder.Decoder`.
         masked_head: whether there is what predicts masked tokens.
         masked_activation: of it, a name of `feedforward.ACTIVATIONS`.
-        pooler: whether the first token is pooled: tanh(W h + b), [B, D].
+        pooler: whether there is one vector of a row: tanh(W h + b), [B, D].
+        pooling: what its h is: of the "first" token, as in BERT, or the "mean" of all tokens, which
+            a small encoder learns from sooner that no pretraining taught to gather in the first.
         next_sentence: whether the pooled vector is told apart in two: does B follow A, or not.
         classes: N of a row, from the pooled vector, or how many numbers; 0: none.
         token_classes: N of each token; 0: none.
@@ -71,6 +74,7 @@ class Encoder(nn.Module):
     masked_head: bool = True
     masked_activation: str = "gelu"
     pooler: bool = True
+    pooling: str = "first"
     next_sentence: bool = False
     classes: int = 0
     token_classes: int = 0
@@ -92,7 +96,8 @@ class Encoder(nn.Module):
     def __call__(self, batch: Batch, rngs: dict | None = None) -> Outputs:
         """hidden, embeddings/pooled, sentence_logits [B, 2], class_logits, token_logits [B, T, N].
 
-        Pooled is the first token of a row: of documents packed behind it there is no such vector.
+        Pooled is the first token of a row, or the mean of its first document: of documents packed
+        behind it there is no such vector.
         """
         shape = tower.shape_of(self)
         about = tower.about(batch, batch["tokens"])
@@ -108,7 +113,8 @@ class Encoder(nn.Module):
         outputs: Outputs = {"hidden": x}
         # Numbers past the last layer: these masks are no layer's.
         if self.pooler:
-            pooled = jnp.tanh(self.dense("BD,DE->BE", (self.width, "norm"), "pooler")(x[:, 0]))
+            h = x[:, 0] if self.pooling == "first" else mean(x, about["segments"])
+            pooled = jnp.tanh(self.dense("BD,DE->BE", (self.width, "norm"), "pooler")(h))
             outputs["embeddings"] = {"pooled": pooled}
             keys = dropout.row_keys(key, self.layers + 1, about["rows"])
             pooled = dropout.dropout(pooled[:, None], keys, rate=self.dropout, site=0)[:, 0]
@@ -147,6 +153,18 @@ class Encoder(nn.Module):
         return Einsum(
             equation, (self.width, out[0]), ("embed", out[1]), init, (out[1],), **how, name=name
         )
+
+
+def mean(x: jax.Array, segments: jax.Array | None) -> jax.Array:
+    """Of the first document's tokens, all of them where no segments are said.  [B, T, D] -> [B, D]
+
+    A row of padding alone gives zeros.
+    """
+    if segments is None:
+        return x.mean(1)
+    own = (segments == 1).astype(jnp.float32)
+    summed = jnp.einsum("BT,BTD->BD", own, x.astype(jnp.float32))
+    return (summed / jnp.maximum(own.sum(1), 1)[:, None]).astype(x.dtype)
 
 
 class MaskedHead(nn.Module):
@@ -220,6 +238,7 @@ def no_masked_head(*_: Any) -> Any:
 def check(encoder: Encoder) -> None:
     """Refuses fields that do not go together."""
     config.known("model.norm_placement", encoder.norm_placement, PLACEMENTS)
+    config.known("model.pooling", encoder.pooling, POOLINGS)
     config.known("model.masked_activation", encoder.masked_activation, feedforward.ACTIVATIONS)
     for name in ("token_types", "position_offset", "classes", "token_classes"):
         if getattr(encoder, name) < 0:

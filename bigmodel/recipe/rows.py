@@ -257,22 +257,23 @@ def train_tokenizer(
     from bigmodel.data import train_tokenizer as training
 
     loaded = build.resolve(loaded)
-    data = loaded.config.data
-    if data.kind != "text":
-        raise config.InputError(
-            f"data.kind = {data.kind!r}: a tokenizer is trained on 'text'; take a config of that."
+    data, own = loaded.config.data, loaded.extensions.get("source")
+    config.known("data.kind", data.kind, ["text", *kinds.TEXTS])
+    if data.kind == "text":
+        training.train_on(
+            data.source,
+            out,
+            split=data.split,
+            mixture=entries.mixture(data.mixture) or None,
+            normalize=data.normalize,
+            field=data.field,
+            algorithm=kind,
+            size=size,
+            extensions=own,
+            progress=progress,
         )
-    training.train_on(
-        data.source,
-        out,
-        split=data.split,
-        mixture=entries.mixture(data.mixture) or None,
-        normalize=data.normalize,
-        field=data.field,
-        algorithm=kind,
-        size=size,
-        extensions=loaded.extensions.get("source"),
-        progress=progress,
-    )
+    else:
+        texts = training.Anew(lambda: kinds.TEXTS[data.kind](data, own))
+        training.train(texts, out, algorithm=kind, size=size)
     tokenizer = tokenizers.load(out)
     return f"{out}: {tokenizer.size:,} tokens; use it with --config.data.tokenizer={out}"

@@ -45,9 +45,13 @@ def hears(recipe: recipes.Recipe) -> bool:
 
 
 class Asked(NamedTuple):
-    """An answer of a row: the ids before it, patches of images below 0, and its own."""
+    """An answer of a row: the ids before it, patches of images below 0, and its own.
+
+    Its segment is also that of the source that it is made of, if there is one.
+    """
 
     row: int
+    segment: int
     prompt: np.ndarray
     answer: np.ndarray
 
@@ -72,7 +76,7 @@ def asked_of(batch: Mapping[str, np.ndarray], real: np.ndarray, *, whole: bool) 
     for row in map(int, np.flatnonzero(real)):
         targets, counts = batch["targets"][row], batch["weights"][row] > 0
         if whole:
-            found.append(Asked(row, np.zeros(0, np.int32), targets[counts]))
+            found.append(Asked(row, 1, np.zeros(0, np.int32), targets[counts]))
             continue
         ids, segments = batch["tokens"][row].copy(), batch["segments"][row]
         if "image_positions" in batch:
@@ -83,7 +87,8 @@ def asked_of(batch: Mapping[str, np.ndarray], real: np.ndarray, *, whole: bool) 
             goes_on = counts[start:] & (np.cumsum(other[start:]) == other[start])
             end = start + (len(goes_on) if goes_on.all() else int(goes_on.argmin()))
             begin = int(np.flatnonzero(other[: start + 1])[-1])
-            found.append(Asked(row, ids[begin : start + 1], targets[start:end]))
+            prompt, answer = ids[begin : start + 1], targets[start:end]
+            found.append(Asked(row, int(segments[start]), prompt, answer))
     return found
 
 
@@ -102,6 +107,10 @@ def answers(
     if data.kind == "chats":
         ends = (*ends, chat_template_files.load(data.template, recipe.tokenizer, data.date).end)
     rows, which = evaluation.batches.batch, [one.row for one in asked]
+    inputs = {name: array[which] for name, array in beside(batch).items()}
+    if "source_segments" in inputs:  # of the sources in a row, the answer's own is left
+        own = inputs["source_segments"] == [[one.segment] for one in asked]
+        inputs["source_segments"] = own.astype(np.int32)
     written = writing.write(
         recipe,
         params,
@@ -110,7 +119,7 @@ def answers(
         max_new_tokens=evaluation.max_new_tokens or batch["targets"].shape[1],
         max_length=writing.learned_positions(recipe),
         drawing=sampling.Sampling(temperature=0.0 if beams == 1 else 1.0),
-        inputs={name: array[which] for name, array in beside(batch).items()},
+        inputs=inputs,
         num_beams=beams,
         rows=rows * beams,
         multiple=rows,

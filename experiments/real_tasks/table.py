@@ -1,6 +1,6 @@
 """docs/results.md, out of results/*.json.
 
-    python experiments/real_tasks/table.py
+python experiments/real_tasks/table.py
 """
 
 import json
@@ -10,11 +10,11 @@ HERE = pathlib.Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "results.md"
 HEAD = """# Results
 
-Real tasks whose data somebody has told a number of, each by one script of `experiments/real_tasks/`, run
-on the machine that is named; `DIR` holds the archives of the data. What a script wrote, with all figures,
-the whole config, versions and revision, lies in `experiments/real_tasks/results/`. This page is made of
-those files. Minutes are of the whole command, from a folder with nothing prepared, on a machine that
-others used at the same time.
+Real tasks whose data somebody has told a number of, each by one script of
+`experiments/real_tasks/`, run on the machine that is named; `DIR` holds the archives of the data.
+What a script wrote, with all figures, the whole config, versions and revision, lies in
+`experiments/real_tasks/results/`, and this page is made of those files. Minutes are of the whole
+command, from a folder with nothing prepared, on a machine that others used at the same time.
 
 | task | ours | published | minutes |
 |---|---|---|---|
@@ -27,7 +27,8 @@ def page() -> str:
 
 
 def line(row: dict) -> str:
-    others = "; ".join(f"{shown(row, one['value'])} ({one['setting']})" for one in row["published"])
+    told = [f"{shown(row, one['value'])} ({one['setting']})" for one in row["published"]]
+    others = "; ".join(told)
     minutes = "" if row["minutes"] is None else f"{row['minutes']:.0f}"
     ours = f"**{shown(row, row['value'])}**"
     return f"| [{row['title']}](#{row['task']}) | {ours} | {others or 'none'} | {minutes} |\n"
@@ -40,12 +41,13 @@ def shown(row: dict, value: float) -> str:
 
 
 def details(row: dict) -> str:
-    sources = sorted({one["source"] for one in row["published"]})
+    sources = sorted({one["source"] for one in row["published"]} - {""})
     lines = [
         f"### {row['task']}\n",
         f"{row['title'][0].upper()}{row['title'][1:]}: `{row['figure']}`. {row['setting']}.\n",
         f"```sh\n{row['command']}\n```\n",
-        f"{row['machine']}, {row['date']}." + (f" Published: {'; '.join(sources)}." * bool(sources)),
+        f"{row['machine']}, {row['date']}."
+        + (f" Published: {'; '.join(sources)}." * bool(sources)),
     ]
     if len(row["runs"]) > 1:
         each = ", ".join(

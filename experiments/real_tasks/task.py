@@ -118,13 +118,14 @@ def train(script: str, run: str, workdir: pathlib.Path) -> dict[str, Any]:
     for line in (workdir / "metrics.jsonl").read_text().splitlines():
         found = json.loads(line)
         figures |= {name: x for name, x in found.items() if "/" in name}
+    provenance = json.loads((workdir / "provenance.json").read_text())
+    provenance["command"][0] = "bigmodel"  # and not where it lies on this machine
     return {
         # of a run that went on where it was, nobody knows how long it took in all
         "minutes": None if begun else round((time.time() - began) / 60, 2),
         "figures": {n: x for n, x in figures.items() if not n.startswith("train/")},
         "config": json.loads((workdir / "config.json").read_text()),
-        # the command as it was given, without where on this machine the library lies
-        "provenance": json.loads((workdir / "provenance.json").read_text()) | {"command": command},
+        "provenance": provenance,
     }
 
 

@@ -250,3 +250,10 @@ def test_a_source_that_is_not_there_is_refused_with_the_nearest_name():
         rows("csv:nowhere.csv")
     with pytest.raises(config.InputError, match='Did you mean "jsonl"'):
         rows("json:x")
+
+
+def test_a_tokenizer_is_trained_on_the_texts_of_a_split(tmp_path):
+    source = written(tmp_path, "csv")
+    fields = kinds.fields(labelled_text.open_rows) | dict(source=source, split="all")
+    found = kinds.TEXTS["labelled_text"](fields | dict(second_field="second"))
+    assert list(found) == [r[name] for r in RECORDS for name in ("text", "second")]

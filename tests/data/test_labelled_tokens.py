@@ -126,3 +126,8 @@ def test_a_word_without_tokens_is_refused():
     given = {"own": lambda: [dict(words=["a"], labels=["b"])]}
     with pytest.raises(config.InputError, match="'a' has no tokens"):
         rows("own", tokenizer=Silent(), extensions=given)
+
+
+def test_a_tokenizer_is_trained_on_the_words_of_a_sentence(source):
+    fields = kinds.fields(labelled_tokens.open_rows) | dict(source=source, split="all")
+    assert list(kinds.TEXTS["labelled_tokens"](fields)) == ["Ada met Alan", "in London"]

@@ -181,3 +181,38 @@ def test_what_is_prepared_is_used_again_for_other_lengths(tmp_path, monkeypatch)
     monkeypatch.setattr(pairs, "_prepare", lambda *_: pytest.fail("prepared again"))
     again = open_rows(name, length=30)
     assert read(again) == read(first)
+
+
+@pytest.mark.parametrize(("S", "T"), [(24, 24), (12, 40), (40, 17)])
+def test_packed_rows_hold_each_pair_once_and_whole(tmp_path, S, T):
+    draw = np.random.default_rng(0)
+    texts = [("s" * draw.integers(1, 12), f"{n}" * draw.integers(1, 8)) for n in range(60)]
+    name, lengths = write(tmp_path, "lines", texts), dict(source_length=S, length=T)
+    plain, packed = open_rows(name, **lengths), open_rows(name, **lengths, packing="best_fit")
+    assert len(packed) < 45
+    assert packed.describe().endswith(f": 60 pairs in {len(packed)} rows")
+    assert packed.fingerprint != plain.fingerprint
+    assert packed.bytes_per_target == plain.bytes_per_target
+
+    def every(rows):
+        """Of each pair: its source, places in it, ids before the targets, targets, their places."""
+        batch = rows.take(np.arange(len(rows)))
+        assert ((batch["segments"] > 0) == (batch["weights"] > 0)).all()
+        sides = {"source_segments": ("source", "source_positions")}
+        sides["segments"] = ("tokens", "targets", "positions")
+        return sorted(
+            [batch[n][at][batch[of][at] == number].tolist() for of in sides for n in sides[of]]
+            for at in range(len(rows))
+            for number in range(1, batch["segments"][at].max() + 1)
+        )
+
+    assert every(packed) == every(plain)
+
+
+def test_a_tokenizer_is_trained_on_both_sides_of_a_split(tmp_path):
+    name = write(tmp_path, "tsv", [(f"source {n}", f"target {n}") for n in range(200)])
+    fields = kinds.fields(pairs.open_rows) | dict(source=name, split="train")
+    found = list(kinds.TEXTS["pairs"](fields))
+    trained = read(pairs.open_rows(name, split="train", source_length=20, length=20))
+    assert found == [text for pair in trained for text in pair]
+    assert 0 < len(found) < 400

@@ -112,6 +112,18 @@ def test_bert_is_its_formula_in_float64():
         np.testing.assert_allclose(own, wanted, rtol=2e-5, atol=2e-5, err_msg=name)
 
 
+def test_the_mean_that_is_pooled_is_that_of_the_first_document():
+    batch = {name: array for name, array in texts(3, 0).items() if name != "token_types"}
+    batch["segments"][2] = 0  # a row that only fills up a batch
+    model = make("bert", pooling="mean")
+    found = jit(model.apply)(params("bert"), batch)
+    own = np.asarray(batch["segments"] == 1)[..., None]
+    mean = (np.asarray(found["hidden"]) * own).sum(1) / np.maximum(own.sum(1), 1)
+    pooler = params("bert")["pooler"]
+    wanted = np.tanh(mean @ pooler["kernel"] + pooler["bias"])
+    np.testing.assert_allclose(found["embeddings"]["pooled"], wanted, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["bert", "roberta"])
 def test_a_token_sees_what_comes_after_it(name):
     batch = texts(1, 0)
@@ -145,6 +157,7 @@ def test_one_token_type_is_that_of_all_tokens():
     [
         (dict(norm_placement="both"), "model.norm_placement = 'both': allowed are post, pre."),
         (dict(norm_placement="pos"), 'Did you mean "post"'),
+        (dict(pooling="last"), "model.pooling = 'last': allowed are first, mean."),
         (dict(pooler=False, classes=2), "model.classes = 2 is told from the pooled vector"),
         (dict(pooler=False, next_sentence=True), "model.next_sentence = True is told"),
         (dict(token_types=-1), "model.token_types = -1: at least 0."),

@@ -9,6 +9,7 @@ import pytest
 from flax.core import meta
 
 from bigmodel import config, recipe, trees
+from bigmodel.data import paired
 from bigmodel.models import encoder_decoder
 from tests.models.families import PAIRS, SMALL, make, pairs, params
 from tests.quick import jit
@@ -167,3 +168,14 @@ def test_fields_that_cannot_be_are_refused(fields, named):
     with pytest.raises(config.InputError) as refused:
         encoder_decoder.make(**fields)
     assert named in str(refused.value)
+
+
+@over_kinds
+def test_packed_pairs_are_those_pairs_alone(name):
+    """Two pairs beside each other in a row, and each in a row of its own."""
+    ids = np.random.default_rng(5).integers(1, 17, 18).tolist()
+    two = [(ids[:3], ids[3:7]), (ids[7:12], ids[12:15])]
+    alone = hidden(name, paired.batch_of([[pair] for pair in two], 8, 8, 0))
+    (beside,) = hidden(name, paired.batch_of([two], 8, 8, 0))
+    assert_close(beside[:4], alone[0, :4])
+    assert_close(beside[4:7], alone[1, :3])
