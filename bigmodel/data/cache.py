@@ -10,12 +10,13 @@ import json
 import os
 import pathlib
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 from bigmodel import config
-from bigmodel.data import prepare, sources, store, tokenizers, worker
+from bigmodel.data import filters, prepare, sources, store, tokenizers, worker
 
 FORMAT = 1  # raise it when the same inputs would give another cache
 
@@ -36,6 +37,7 @@ class Cache:
         tokens: [N] uint16 or uint32, every document's tokens and its eos.
         offsets: [documents + 1] int64; document k is tokens[offsets[k]:offsets[k + 1]].
         documents, duplicates, empty: documents kept, and dropped for being equal or empty.
+        filtered: documents that each filter dropped.
         bytes: UTF-8 bytes of the texts kept, after normalisation.
         content: hash of the texts kept and of the tokenizer: equal content, equal tokens, on any
             machine and from any place.
@@ -49,6 +51,11 @@ class Cache:
     empty: int
     bytes: int
     content: str
+    filtered: Mapping[str, int]
+
+    def dropped(self) -> str:
+        """What of the source is not in it: "2 duplicates, 3 empty, 12 by english"."""
+        return _dropped(vars(self))
 
 
 def open_cache(
@@ -58,6 +65,7 @@ def open_cache(
     *,
     normalize: str = "NFC",
     deduplicate: bool = True,
+    keeping: Mapping[str, filters.Filter] | None = None,
     folder: str = "",
     workers: int = 0,
     progress: Progress | None = None,
@@ -70,6 +78,7 @@ def open_cache(
         tokenizer: makes the tokens.
         normalize: a Unicode form, or "none".
         deduplicate: drops documents whose normalised text stood before.
+        keeping: filters by name, see `filters.find`.
         folder: where caches lie, local or remote; "" means $BIGMODEL_CACHE or
             ~/.cache/bigmodel/tokens. A remote cache is copied to the latter before it is mapped.
         workers: processes; 0 means one for each core if the source is large enough to gain by it.
@@ -80,23 +89,24 @@ def open_cache(
             f'normalize "{normalize}" is unknown; allowed are {", ".join(FORMS)}.'
             f"{config.nearest(normalize, FORMS)}"
         )
-    key = _key(source, split, tokenizer, normalize, deduplicate)
+    key = _key(source, split, tokenizer, normalize, deduplicate, keeping)
     report = progress or (lambda what, done, total: None)
 
     def write(scratch: pathlib.Path) -> dict:
-        preparation = prepare.Preparation(tokenizer.name, normalize, source.split)
+        preparation = prepare.Preparation(tokenizer.name, normalize, source.split, keeping or {})
         notes = _tokenize(source, split, preparation, tokenizer, scratch, workers, report)
         notes |= _assemble(scratch, len(source.parts), deduplicate, tokenizer)
         if not notes["documents"]:
             raise config.InputError(
                 f'source "{source.name}" has no documents in the split "{split}" '
-                f"({notes['empty']} are empty). {_cure(source)}"
+                f"(dropped: {_dropped(notes)}). {_cure(source)}"
             )
         return notes
 
     local, arrays, meta = built(key, folder, write)
     counts = {k: meta[k] for k in ("documents", "duplicates", "empty", "bytes", "content")}
-    return Cache(local, arrays["tokens"], arrays["offsets"], **counts)
+    filtered = meta.get("filtered", {})  # caches of older versions had no filters
+    return Cache(local, arrays["tokens"], arrays["offsets"], **counts, filtered=filtered)
 
 
 def built(
@@ -129,6 +139,7 @@ def noted(
     *,
     normalize: str = "NFC",
     deduplicate: bool = True,
+    keeping: Mapping[str, filters.Filter] | None = None,
     folder: str = "",
 ) -> dict | None:
     """What is noted of a cache ("documents", "tokens", ...), or None if it would have to be built.
@@ -136,7 +147,7 @@ def noted(
     The arguments are those of `open_cache`.
     """
     root = folder or os.environ.get("BIGMODEL_CACHE") or _home()
-    key = _key(source, split, tokenizer, normalize, deduplicate)
+    key = _key(source, split, tokenizer, normalize, deduplicate, keeping)
     if "://" not in root:
         return store.load_meta(pathlib.Path(root).expanduser() / key)
     here = store.load_meta(pathlib.Path(_home()) / key)
@@ -149,8 +160,9 @@ def _key(
     tokenizer: tokenizers.Tokenizer,
     normalize: str,
     deduplicate: bool,
+    keeping: Mapping[str, filters.Filter] | None,
 ) -> str:
-    shaped_by = {
+    shaped_by: dict[str, Any] = {
         "format": FORMAT,
         "source": [source.name, source.fingerprint, [p.get("field") for p in source.parts[:1]]],
         "split": split,
@@ -158,6 +170,8 @@ def _key(
         "normalize": [normalize, unicodedata.unidata_version],
         "deduplicate": deduplicate,
     }
+    if keeping:  # else the key of a cache that is there already
+        shaped_by["filters"] = [filters.fingerprint(*each) for each in keeping.items()]
     return hashlib.sha256(json.dumps(shaped_by, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -193,7 +207,11 @@ def _tokenize(
     else:
         processes = workers or _cores()
         counts = worker.run(source.parts, preparation, scratch, processes, finish)
-    return {"source": source.name, "split": split, "empty": sum(c["empty"] for c in counts)}
+    by_filter = {
+        name: sum(c["filtered"].get(name, 0) for c in counts) for name in preparation.keeping
+    }
+    empty = sum(c["empty"] for c in counts)
+    return {"source": source.name, "split": split, "empty": empty, "filtered": by_filter}
 
 
 def _assemble(
@@ -201,7 +219,7 @@ def _assemble(
 ) -> dict:
     """Joins the parts in order, without what stood before. Same result for any workers."""
     if not parts:
-        return {"documents": 0}
+        return {"documents": 0, "duplicates": 0}
     prefixes = [scratch / f"{index:06}" for index in range(parts)]
     lengths = [np.load(f"{p}.lengths.npy") for p in prefixes]
     digests = np.concatenate([np.load(f"{p}.digests.npy") for p in prefixes])
@@ -240,6 +258,11 @@ def _first_of_each(digests: np.ndarray) -> np.ndarray:
     equal = (digests[order[1:]] == digests[order[:-1]]).all(axis=1)
     first[order[1:][equal]] = False
     return first
+
+
+def _dropped(notes: Mapping[str, Any]) -> str:
+    words = [f"{notes['duplicates']:,} duplicates", f"{notes['empty']:,} empty"]
+    return ", ".join(words + [f"{count:,} by {name}" for name, count in notes["filtered"].items()])
 
 
 def _cure(source: sources.Source) -> str:

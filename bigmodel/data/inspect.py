@@ -44,8 +44,7 @@ def _sizes(rows: text.Rows, share: str) -> str:
     cache, length = rows.cache, rows.plan.length
     places = len(rows) * length
     lines = {
-        "documents": f"{cache.documents:,} (dropped: {cache.duplicates:,} duplicates, "
-        f"{cache.empty:,} empty)",
+        "documents": f"{cache.documents:,} (dropped: {cache.dropped()})",
         "bytes": f"{cache.bytes:,} of UTF-8",
         "tokens": f"{rows.tokens:,} by {rows.tokenizer.name}, {rows.tokenizer.size:,} ids, "
         f"{cache.bytes / rows.tokens:.2f} bytes a token",

@@ -65,7 +65,7 @@ SHAPES: dict[str, Callable] = {
 }
 # kind -> (its fields, ids of its tokenizer) -> ids in all, where it has more than the tokenizer
 IDS: dict[str, Callable] = {"spans": spans.ids}
-RUNTIME = ("seed", "progress", "extensions", "training")
+RUNTIME = ("seed", "progress", "extensions", "own_filters", "training")
 
 
 def fields(opener: Callable) -> dict[str, Any]:

@@ -180,18 +180,20 @@ def open_rows(
     mixture: Mapping[str, float] | None = None,
     normalize: str = "NFC",
     deduplicate: bool = True,
+    filters: tuple[str, ...] = (),
     field: str = "text",
     cache_dir: str = "",
     workers: int = 0,
     seed: int = 0,
     progress: cache.Progress | None = None,
     extensions: Mapping[str, Callable[[], Iterable[Any]]] | None = None,
+    own_filters: Mapping[str, Callable[[str], bool]] | None = None,
 ) -> Rows | Pairs | text.Mixture:
     """The rows of a source, prepared on first use.
 
     Args:
-        source, split, tokenizer, mixture, normalize, deduplicate, field, cache_dir, workers,
-            progress, extensions: see `text.open_rows`.
+        source, split, tokenizer, mixture, normalize, deduplicate, filters, field, cache_dir,
+            workers, progress, extensions, own_filters: see `text.open_rows`.
         length: T, positions in a row.
         packing: a row of `packing.PACKINGS`; of pairs nothing is packed.
         mask_rate: share of a row's tokens that are to be told.
@@ -218,11 +220,13 @@ def open_rows(
         mixture=mixture,
         normalize=normalize,
         deduplicate=deduplicate,
+        filters=filters,
         field=field,
         cache_dir=cache_dir,
         workers=workers,
         progress=progress,
         extensions=extensions,
+        own_filters=own_filters,
     )
 
     def one(rows: text.Rows) -> Rows | Pairs:

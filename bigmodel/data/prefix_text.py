@@ -85,12 +85,14 @@ def open_rows(
     mixture: Mapping[str, float] | None = None,
     normalize: str = "NFC",
     deduplicate: bool = True,
+    filters: tuple[str, ...] = (),
     field: str = "text",
     cache_dir: str = "",
     workers: int = 0,
     seed: int = 0,
     progress: cache.Progress | None = None,
     extensions: Mapping[str, Callable[[], Iterable[Any]]] | None = None,
+    own_filters: Mapping[str, Callable[[str], bool]] | None = None,
 ) -> Rows:
     """The rows of a source, prepared on first use.
 
@@ -98,8 +100,8 @@ def open_rows(
     (arXiv:1801.10198), Raffel et al. 2020 (arXiv:1910.10683), sections 3.2.1 and 3.3.1.
 
     Args:
-        source, split, tokenizer, length, packing, mixture, normalize, deduplicate, field,
-            cache_dir, workers, progress, extensions: see `text.open_rows`.
+        source, split, tokenizer, length, packing, mixture, normalize, deduplicate, filters, field,
+            cache_dir, workers, progress, extensions, own_filters: see `text.open_rows`.
         seed: of what is drawn.
     """
     texts = text.open_rows(
@@ -111,11 +113,13 @@ def open_rows(
         mixture=mixture,
         normalize=normalize,
         deduplicate=deduplicate,
+        filters=filters,
         field=field,
         cache_dir=cache_dir,
         workers=workers,
         progress=progress,
         extensions=extensions,
+        own_filters=own_filters,
     )
     return Rows(texts, seed)
 

@@ -1,16 +1,18 @@
-"""What is done to the documents of a part: split, normal form, tokens, and a hash of each."""
+"""What is done to the documents of a part: split, normal form, filters, tokens, a hash of each."""
 
+import collections
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
-from bigmodel.data import sources, tokenizers
+from bigmodel.data import filters, sources, tokenizers
 
 CHUNK_CHARACTERS = 2**20  # what is tokenised at a time
 
-Counts = dict[str, int]
+Counts = dict[str, Any]  # {"empty": documents, "filtered": {filter: documents}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,11 +23,13 @@ class Preparation:
         tokenizer: its name.
         normalize: a Unicode form (NFC, NFKC, NFD, NFKD), or "none".
         split: a row of sources.HASHED_SPLITS, or "all".
+        keeping: name -> what keeps a text or does not; the first that does not counts it.
     """
 
     tokenizer: str
     normalize: str
     split: str
+    keeping: Mapping[str, filters.Filter] = dataclasses.field(default_factory=dict)
 
 
 def prepare(
@@ -42,6 +46,7 @@ def prepare(
     sizes: list[int] = []
     digests: list[bytes] = []
     empty = 0
+    filtered: collections.Counter[str] = collections.Counter()
 
     def tokenise(texts: list[str]) -> None:
         for ids in tokenizer.encode_many(texts):
@@ -56,6 +61,9 @@ def prepare(
         if not text:
             empty += 1
             continue
+        if refusing := filters.refusing(text, preparation.keeping):
+            filtered[refusing] += 1
+            continue
         waiting.append(text)
         sizes.append(size)
         digests.append(digest)
@@ -69,7 +77,7 @@ def prepare(
     np.save(f"{prefix}.bytes.npy", np.array(sizes, np.int64))
     words = np.frombuffer(b"".join(digests), np.uint64).reshape(-1, 2)
     np.save(f"{prefix}.digests.npy", words)
-    return {"empty": empty}
+    return {"empty": empty, "filtered": filtered}
 
 
 def token_dtype(size: int) -> np.dtype:

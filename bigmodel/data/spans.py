@@ -107,20 +107,22 @@ def open_rows(
     mixture: Mapping[str, float] | None = None,
     normalize: str = "NFC",
     deduplicate: bool = True,
+    filters: tuple[str, ...] = (),
     field: str = "text",
     cache_dir: str = "",
     workers: int = 0,
     seed: int = 0,
     progress: cache.Progress | None = None,
     extensions: Mapping[str, Callable[[], Iterable[Any]]] | None = None,
+    own_filters: Mapping[str, Callable[[str], bool]] | None = None,
 ) -> Rows:
     """The rows of a source, prepared on first use.
 
     A stretch is as long as fits with all that may be drawn: 568 tokens for T5's 512 and 114.
 
     Args:
-        source, split, mixture, normalize, deduplicate, field, cache_dir, workers, progress,
-            extensions: see `text.open_rows`.
+        source, split, mixture, normalize, deduplicate, filters, field, cache_dir, workers,
+            progress, extensions, own_filters: see `text.open_rows`.
         tokenizer: a name for `tokenizers.load`, or what it gave.
         source_length: S, the end token counted.
         length: T, the end token counted.
@@ -164,11 +166,13 @@ def open_rows(
         mixture=mixture,
         normalize=normalize,
         deduplicate=deduplicate,
+        filters=filters,
         field=field,
         cache_dir=cache_dir,
         workers=workers,
         progress=progress,
         extensions=extensions,
+        own_filters=own_filters,
     )
     return Rows(texts, denoisers, before, top, source_length, length, seed)
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from bigmodel import config
-from bigmodel.data import cache, kinds, pipeline, sources, text, tokenizers
+from bigmodel.data import cache, filters, kinds, pipeline, sources, text, tokenizers
 from bigmodel.recipe import build, defaults, entries
 
 Progress = cache.Progress
@@ -51,6 +51,7 @@ def open_rows(loaded: config.Loaded, source: str, split: str, progress: Progress
     given |= {"source": source or data.source, "split": split}
     own = loaded.extensions.get("source")
     runtime = dict(seed=loaded.config.seed, progress=progress, extensions=own)
+    runtime["own_filters"] = loaded.extensions.get("filter")
     runtime["training"] = (data.source, data.split)
     return kinds.open_rows(opener, given, **runtime)
 
@@ -95,6 +96,7 @@ def open_small_rows(
         tokenizers.load(data.tokenizer),
         normalize=data.normalize,
         deduplicate=data.deduplicate,
+        keeping=filters.find(data.filters, loaded.extensions.get("filter")),
         folder=data.cache_dir,
     )
     if noted is None and not 0 < sum(found.sizes) <= QUICK_BYTES:  # 0: nobody knows
