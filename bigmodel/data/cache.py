@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from bigmodel import config
-from bigmodel.data import filters, prepare, sources, store, tokenizers, worker
+from bigmodel.data import filters, near_duplicates, prepare, sources, store, tokenizers, worker
 
 FORMAT = 1  # raise it when the same inputs would give another cache
 
@@ -37,6 +37,7 @@ class Cache:
         tokens: [N] uint16 or uint32, every document's tokens and its eos.
         offsets: [documents + 1] int64; document k is tokens[offsets[k]:offsets[k + 1]].
         documents, duplicates, empty: documents kept, and dropped for being equal or empty.
+        near_duplicates: dropped for being nearly equal.
         filtered: documents that each filter dropped.
         bytes: UTF-8 bytes of the texts kept, after normalisation.
         content: hash of the texts kept and of the tokenizer: equal content, equal tokens, on any
@@ -51,6 +52,7 @@ class Cache:
     empty: int
     bytes: int
     content: str
+    near_duplicates: int
     filtered: Mapping[str, int]
 
     def dropped(self) -> str:
@@ -66,6 +68,7 @@ def open_cache(
     normalize: str = "NFC",
     deduplicate: bool = True,
     keeping: Mapping[str, filters.Filter] | None = None,
+    near: float = 0.0,
     folder: str = "",
     workers: int = 0,
     progress: Progress | None = None,
@@ -79,6 +82,7 @@ def open_cache(
         normalize: a Unicode form, or "none".
         deduplicate: drops documents whose normalised text stood before.
         keeping: filters by name, see `filters.find`.
+        near: drops documents as similar as this to one before, see `near_duplicates`; 0: none.
         folder: where caches lie, local or remote; "" means $BIGMODEL_CACHE or
             ~/.cache/bigmodel/tokens. A remote cache is copied to the latter before it is mapped.
         workers: processes; 0 means one for each core if the source is large enough to gain by it.
@@ -89,13 +93,19 @@ def open_cache(
             f'normalize "{normalize}" is unknown; allowed are {", ".join(FORMS)}.'
             f"{config.nearest(normalize, FORMS)}"
         )
-    key = _key(source, split, tokenizer, normalize, deduplicate, keeping)
+    if not 0 <= near <= 1:
+        raise config.InputError(
+            f"data.near_duplicates = {near}: allowed are 0 (none is looked for) to 1, the share of "
+            "five-word runs in common above which the later document is dropped, such as 0.8."
+        )
+    key = _key(source, split, tokenizer, normalize, deduplicate, keeping, near)
     report = progress or (lambda what, done, total: None)
 
     def write(scratch: pathlib.Path) -> dict:
-        preparation = prepare.Preparation(tokenizer.name, normalize, source.split, keeping or {})
+        how = (normalize, source.split, near > 0, keeping or {})
+        preparation = prepare.Preparation(tokenizer.name, *how)
         notes = _tokenize(source, split, preparation, tokenizer, scratch, workers, report)
-        notes |= _assemble(scratch, len(source.parts), deduplicate, tokenizer)
+        notes |= _assemble(scratch, len(source.parts), deduplicate, near, tokenizer)
         if not notes["documents"]:
             raise config.InputError(
                 f'source "{source.name}" has no documents in the split "{split}" '
@@ -105,8 +115,9 @@ def open_cache(
 
     local, arrays, meta = built(key, folder, write)
     counts = {k: meta[k] for k in ("documents", "duplicates", "empty", "bytes", "content")}
-    filtered = meta.get("filtered", {})  # caches of older versions had no filters
-    return Cache(local, arrays["tokens"], arrays["offsets"], **counts, filtered=filtered)
+    more = {"near_duplicates": 0, "filtered": {}}  # of caches of older versions
+    counts |= {name: meta.get(name, value) for name, value in more.items()}
+    return Cache(local, arrays["tokens"], arrays["offsets"], **counts)
 
 
 def built(
@@ -140,6 +151,7 @@ def noted(
     normalize: str = "NFC",
     deduplicate: bool = True,
     keeping: Mapping[str, filters.Filter] | None = None,
+    near: float = 0.0,
     folder: str = "",
 ) -> dict | None:
     """What is noted of a cache ("documents", "tokens", ...), or None if it would have to be built.
@@ -147,7 +159,7 @@ def noted(
     The arguments are those of `open_cache`.
     """
     root = folder or os.environ.get("BIGMODEL_CACHE") or _home()
-    key = _key(source, split, tokenizer, normalize, deduplicate, keeping)
+    key = _key(source, split, tokenizer, normalize, deduplicate, keeping, near)
     if "://" not in root:
         return store.load_meta(pathlib.Path(root).expanduser() / key)
     here = store.load_meta(pathlib.Path(_home()) / key)
@@ -161,6 +173,7 @@ def _key(
     normalize: str,
     deduplicate: bool,
     keeping: Mapping[str, filters.Filter] | None,
+    near: float,
 ) -> str:
     shaped_by: dict[str, Any] = {
         "format": FORMAT,
@@ -172,6 +185,9 @@ def _key(
     }
     if keeping:  # else the key of a cache that is there already
         shaped_by["filters"] = [filters.fingerprint(*each) for each in keeping.items()]
+    if near:
+        how = (near_duplicates.PERMUTATIONS, near_duplicates.SHINGLE, near_duplicates.SCHEME)
+        shaped_by["near_duplicates"] = [near, *how]
     return hashlib.sha256(json.dumps(shaped_by, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -215,16 +231,24 @@ def _tokenize(
 
 
 def _assemble(
-    scratch: pathlib.Path, parts: int, deduplicate: bool, tokenizer: tokenizers.Tokenizer
+    scratch: pathlib.Path,
+    parts: int,
+    deduplicate: bool,
+    near: float,
+    tokenizer: tokenizers.Tokenizer,
 ) -> dict:
     """Joins the parts in order, without what stood before. Same result for any workers."""
     if not parts:
-        return {"documents": 0, "duplicates": 0}
+        return {"documents": 0, "duplicates": 0, "near_duplicates": 0}
     prefixes = [scratch / f"{index:06}" for index in range(parts)]
     lengths = [np.load(f"{p}.lengths.npy") for p in prefixes]
     digests = np.concatenate([np.load(f"{p}.digests.npy") for p in prefixes])
     sizes = np.concatenate([np.load(f"{p}.bytes.npy") for p in prefixes])
     kept = _first_of_each(digests) if deduplicate else np.ones(len(digests), bool)
+    others = kept
+    if near:
+        signed = np.concatenate([np.load(f"{p}.signatures.npy") for p in prefixes])
+        others, kept = kept, near_duplicates.first_of_each(signed, kept, near)
 
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths)[kept])]).astype(np.int64)
     np.save(scratch / "offsets.npy", offsets)
@@ -237,14 +261,15 @@ def _assemble(
         part = part[np.repeat(part_kept, part_lengths)] if not part_kept.all() else part
         tokens[written : written + len(part)] = part
         first, written = first + len(part_lengths), written + len(part)
-        for kind in ("tokens", "lengths", "bytes", "digests"):
+        for kind in ("tokens", "lengths", "bytes", "digests", *["signatures"] * bool(near)):
             os.remove(f"{prefix}.{kind}.npy")
     if isinstance(tokens, np.memmap):
         tokens.flush()
     content = hashlib.sha256(tokenizer.fingerprint.encode() + digests[kept].tobytes())
     return {
         "documents": int(kept.sum()),
-        "duplicates": int(len(kept) - kept.sum()),
+        "duplicates": int(len(others) - others.sum()),
+        "near_duplicates": int(others.sum() - kept.sum()),
         "bytes": int(sizes[kept].sum()),
         "tokens": int(offsets[-1]),
         "content": content.hexdigest(),
@@ -262,6 +287,8 @@ def _first_of_each(digests: np.ndarray) -> np.ndarray:
 
 def _dropped(notes: Mapping[str, Any]) -> str:
     words = [f"{notes['duplicates']:,} duplicates", f"{notes['empty']:,} empty"]
+    near = notes["near_duplicates"]
+    words += [f"{near:,} near-duplicates"] if near else []
     return ", ".join(words + [f"{count:,} by {name}" for name, count in notes["filtered"].items()])
 
 

@@ -181,6 +181,7 @@ def open_rows(
     normalize: str = "NFC",
     deduplicate: bool = True,
     filters: tuple[str, ...] = (),
+    near_duplicates: float = 0.0,
     field: str = "text",
     cache_dir: str = "",
     workers: int = 0,
@@ -192,8 +193,8 @@ def open_rows(
     """The rows of a source, prepared on first use.
 
     Args:
-        source, split, tokenizer, mixture, normalize, deduplicate, filters, field, cache_dir,
-            workers, progress, extensions, own_filters: see `text.open_rows`.
+        source, split, tokenizer, mixture, normalize, deduplicate, filters, near_duplicates, field,
+            cache_dir, workers, progress, extensions, own_filters: see `text.open_rows`.
         length: T, positions in a row.
         packing: a row of `packing.PACKINGS`; of pairs nothing is packed.
         mask_rate: share of a row's tokens that are to be told.
@@ -221,6 +222,7 @@ def open_rows(
         normalize=normalize,
         deduplicate=deduplicate,
         filters=filters,
+        near_duplicates=near_duplicates,
         field=field,
         cache_dir=cache_dir,
         workers=workers,

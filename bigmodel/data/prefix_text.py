@@ -86,6 +86,7 @@ def open_rows(
     normalize: str = "NFC",
     deduplicate: bool = True,
     filters: tuple[str, ...] = (),
+    near_duplicates: float = 0.0,
     field: str = "text",
     cache_dir: str = "",
     workers: int = 0,
@@ -100,8 +101,9 @@ def open_rows(
     (arXiv:1801.10198), Raffel et al. 2020 (arXiv:1910.10683), sections 3.2.1 and 3.3.1.
 
     Args:
-        source, split, tokenizer, length, packing, mixture, normalize, deduplicate, filters, field,
-            cache_dir, workers, progress, extensions, own_filters: see `text.open_rows`.
+        source, split, tokenizer, length, packing, mixture, normalize, deduplicate, filters,
+            near_duplicates, field, cache_dir, workers, progress, extensions, own_filters: see
+            `text.open_rows`.
         seed: of what is drawn.
     """
     texts = text.open_rows(
@@ -114,6 +116,7 @@ def open_rows(
         normalize=normalize,
         deduplicate=deduplicate,
         filters=filters,
+        near_duplicates=near_duplicates,
         field=field,
         cache_dir=cache_dir,
         workers=workers,

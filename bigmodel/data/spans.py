@@ -108,6 +108,7 @@ def open_rows(
     normalize: str = "NFC",
     deduplicate: bool = True,
     filters: tuple[str, ...] = (),
+    near_duplicates: float = 0.0,
     field: str = "text",
     cache_dir: str = "",
     workers: int = 0,
@@ -121,8 +122,8 @@ def open_rows(
     A stretch is as long as fits with all that may be drawn: 568 tokens for T5's 512 and 114.
 
     Args:
-        source, split, mixture, normalize, deduplicate, filters, field, cache_dir, workers,
-            progress, extensions, own_filters: see `text.open_rows`.
+        source, split, mixture, normalize, deduplicate, filters, near_duplicates, field, cache_dir,
+            workers, progress, extensions, own_filters: see `text.open_rows`.
         tokenizer: a name for `tokenizers.load`, or what it gave.
         source_length: S, the end token counted.
         length: T, the end token counted.
@@ -167,6 +168,7 @@ def open_rows(
         normalize=normalize,
         deduplicate=deduplicate,
         filters=filters,
+        near_duplicates=near_duplicates,
         field=field,
         cache_dir=cache_dir,
         workers=workers,

@@ -62,11 +62,16 @@ class Rows:
 
     def describe(self) -> str:
         """One line of what they are."""
-        cleaned = f" (dropped: {self.cache.dropped()})" if self.cache.filtered else ""
+        cleaned = f" (dropped: {self.cache.dropped()})" if self.cleaned else ""
         return (
             f"{self.source} {self.split}: {self.documents:,} documents{cleaned}, {self.bytes:,} "
             f"bytes, {self.tokens:,} tokens, {len(self):,} rows"
         )
+
+    @property
+    def cleaned(self) -> bool:
+        """Whether more than the usual was done to the texts."""
+        return bool(self.cache.filtered or self.cache.near_duplicates)
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -182,6 +187,7 @@ def open_rows(
     normalize: str = "NFC",
     deduplicate: bool = True,
     filters: tuple[str, ...] = (),
+    near_duplicates: float = 0.0,
     field: str = "text",
     cache_dir: str = "",
     workers: int = 0,
@@ -201,6 +207,7 @@ def open_rows(
         normalize, deduplicate, cache_dir, workers, progress: see `cache.open_cache`.
         field: the field of a record that holds the text.
         filters: names of what keeps a document or does not, see `filters.find`.
+        near_duplicates: similarity from which a later document is dropped, see `cache.open_cache`.
         extensions: the user's own sources, by name.
         own_filters: the user's own filters, by name.
     """
@@ -218,6 +225,7 @@ def open_rows(
             normalize=normalize,
             deduplicate=deduplicate,
             keeping=keeping,
+            near=near_duplicates,
             folder=cache_dir,
             workers=workers,
             progress=progress,

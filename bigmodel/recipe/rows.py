@@ -97,6 +97,7 @@ def open_small_rows(
         normalize=data.normalize,
         deduplicate=data.deduplicate,
         keeping=filters.find(data.filters, loaded.extensions.get("filter")),
+        near=data.near_duplicates,
         folder=data.cache_dir,
     )
     if noted is None and not 0 < sum(found.sizes) <= QUICK_BYTES:  # 0: nobody knows
