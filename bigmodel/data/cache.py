@@ -148,18 +148,15 @@ def noted(
     split: str,
     tokenizer: tokenizers.Tokenizer,
     *,
-    normalize: str = "NFC",
-    deduplicate: bool = True,
-    keeping: Mapping[str, filters.Filter] | None = None,
-    near: float = 0.0,
     folder: str = "",
+    **cleaning: Any,
 ) -> dict | None:
     """What is noted of a cache ("documents", "tokens", ...), or None if it would have to be built.
 
     The arguments are those of `open_cache`.
     """
     root = folder or os.environ.get("BIGMODEL_CACHE") or _home()
-    key = _key(source, split, tokenizer, normalize, deduplicate, keeping, near)
+    key = _key(source, split, tokenizer, **cleaning)
     if "://" not in root:
         return store.load_meta(pathlib.Path(root).expanduser() / key)
     here = store.load_meta(pathlib.Path(_home()) / key)
@@ -170,10 +167,10 @@ def _key(
     source: sources.Source,
     split: str,
     tokenizer: tokenizers.Tokenizer,
-    normalize: str,
-    deduplicate: bool,
-    keeping: Mapping[str, filters.Filter] | None,
-    near: float,
+    normalize: str = "NFC",
+    deduplicate: bool = True,
+    keeping: Mapping[str, filters.Filter] | None = None,
+    near: float = 0.0,
 ) -> str:
     shaped_by: dict[str, Any] = {
         "format": FORMAT,

@@ -212,24 +212,12 @@ def open_rows(
     hiding = masking.Masking(tokenizer, mask_rate, whole_word)
     if whole_word:
         hiding.check()
-    found = text.open_rows(
-        source,
-        split=split,
-        tokenizer=tokenizer,
-        length=length - 1,
-        packing="none" if pairs else packing,
-        mixture=mixture,
-        normalize=normalize,
-        deduplicate=deduplicate,
-        filters=filters,
-        near_duplicates=near_duplicates,
-        field=field,
-        cache_dir=cache_dir,
-        workers=workers,
-        progress=progress,
-        extensions=extensions,
-        own_filters=own_filters,
-    )
+    packing = "none" if pairs else packing
+    how: dict[str, Any] = dict(split=split, tokenizer=tokenizer, length=length - 1, packing=packing)
+    how |= dict(mixture=mixture, normalize=normalize, deduplicate=deduplicate, filters=filters)
+    how |= dict(near_duplicates=near_duplicates, field=field, cache_dir=cache_dir, workers=workers)
+    how |= dict(progress=progress, extensions=extensions, own_filters=own_filters)
+    found = text.open_rows(source, **how)
 
     def one(rows: text.Rows) -> Rows | Pairs:
         return make_pairs(rows, length, hiding, seed) if pairs else Rows(rows, hiding, seed)

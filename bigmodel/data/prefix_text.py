@@ -106,25 +106,11 @@ def open_rows(
             `text.open_rows`.
         seed: of what is drawn.
     """
-    texts = text.open_rows(
-        source,
-        split=split,
-        tokenizer=tokenizer,
-        length=length,
-        packing=packing,
-        mixture=mixture,
-        normalize=normalize,
-        deduplicate=deduplicate,
-        filters=filters,
-        near_duplicates=near_duplicates,
-        field=field,
-        cache_dir=cache_dir,
-        workers=workers,
-        progress=progress,
-        extensions=extensions,
-        own_filters=own_filters,
-    )
-    return Rows(texts, seed)
+    how: dict[str, Any] = dict(split=split, tokenizer=tokenizer, length=length, packing=packing)
+    how |= dict(mixture=mixture, normalize=normalize, deduplicate=deduplicate, filters=filters)
+    how |= dict(near_duplicates=near_duplicates, field=field, cache_dir=cache_dir, workers=workers)
+    how |= dict(progress=progress, extensions=extensions, own_filters=own_filters)
+    return Rows(text.open_rows(source, **how), seed)
 
 
 def row_shapes(fields: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:

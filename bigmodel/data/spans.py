@@ -159,23 +159,11 @@ def open_rows(
             f"{top}."
         )
     stretch = fitting(denoisers, before, source_length, length, sentinels)
-    texts = text.open_rows(
-        source,
-        split=split,
-        tokenizer=tokenizer,
-        length=stretch,
-        mixture=mixture,
-        normalize=normalize,
-        deduplicate=deduplicate,
-        filters=filters,
-        near_duplicates=near_duplicates,
-        field=field,
-        cache_dir=cache_dir,
-        workers=workers,
-        progress=progress,
-        extensions=extensions,
-        own_filters=own_filters,
-    )
+    how: dict[str, Any] = dict(split=split, tokenizer=tokenizer, length=stretch)
+    how |= dict(mixture=mixture, normalize=normalize, deduplicate=deduplicate, filters=filters)
+    how |= dict(near_duplicates=near_duplicates, field=field, cache_dir=cache_dir, workers=workers)
+    how |= dict(progress=progress, extensions=extensions, own_filters=own_filters)
+    texts = text.open_rows(source, **how)
     return Rows(texts, denoisers, before, top, source_length, length, seed)
 
 

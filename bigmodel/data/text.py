@@ -62,16 +62,12 @@ class Rows:
 
     def describe(self) -> str:
         """One line of what they are."""
-        cleaned = f" (dropped: {self.cache.dropped()})" if self.cleaned else ""
+        more = self.cache.filtered or self.cache.near_duplicates
+        cleaned = f" (dropped: {self.cache.dropped()})" if more else ""
         return (
             f"{self.source} {self.split}: {self.documents:,} documents{cleaned}, {self.bytes:,} "
             f"bytes, {self.tokens:,} tokens, {len(self):,} rows"
         )
-
-    @property
-    def cleaned(self) -> bool:
-        """Whether more than the usual was done to the texts."""
-        return bool(self.cache.filtered or self.cache.near_duplicates)
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -214,22 +210,13 @@ def open_rows(
     if isinstance(tokenizer, str):
         tokenizer = tokenizers.load(tokenizer)
 
-    keeping = _keeping(filters, own_filters)
+    how: dict[str, Any] = dict(normalize=normalize, deduplicate=deduplicate, near=near_duplicates)
+    how |= dict(keeping=_keeping(filters, own_filters), folder=cache_dir)
+    how |= dict(workers=workers, progress=progress)
 
     def one(name: str) -> Rows:
         found = sources.find(name, split, field=field, extensions=extensions)
-        tokens = cache.open_cache(
-            found,
-            split,
-            tokenizer,
-            normalize=normalize,
-            deduplicate=deduplicate,
-            keeping=keeping,
-            near=near_duplicates,
-            folder=cache_dir,
-            workers=workers,
-            progress=progress,
-        )
+        tokens = cache.open_cache(found, split, tokenizer, **how)
         return Rows(name, split, tokenizer, tokens, _plan(tokens, length, packing), packing)
 
     if not mixture:
