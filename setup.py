@@ -12,6 +12,7 @@ README = HERE / "README.md"
 REQUIRES = [
     "absl-py>=2.5",
     "array-record>=0.8",
+    "cloudpickle>=3",
     "etils[epath]>=1.15",
     "flax>=0.12",
     "grain>=0.2.18",
@@ -43,6 +44,7 @@ EXTRAS = {
     "plan-gpu": ["jax[cuda12-local]"],  # the compiler alone, without NVIDIA's libraries
     "gcs": ["etils[epath-gcs]"],  # gs:// paths
     "s3": ["etils[epath-s3]"],  # s3:// paths of data
+    "clean": ["datasketch>=2", "py3langid>=0.4"],  # near-duplicates, and the language of a text
     "text": ["sacrebleu>=2.6"],
     "audio": ["soundfile"],
     "scores": ["jiwer>=4", "sacrebleu>=2.6", "scikit-learn>=1.7"],  # and SciPy, with the last
@@ -52,10 +54,12 @@ EXTRAS = {
     "parity": ["lm-eval>=0.4.13", "peft>=0.19", "torch==2.13.0", "transformers>=5"],
     "dev": [
         LIBTPU,
+        "datasketch>=2",
         "hypothesis>=6",
         "jiwer>=4",
         "mkdocs-material>=9",
         "mypy>=2.4",
+        "py3langid>=0.4",
         "pytest>=9",
         "pytest-xdist>=3.8",
         "ruff>=0.17",

@@ -24,6 +24,7 @@ from bigmodel.config.subcommands import (
     IMPORT,
     JSON,
     PLAN,
+    REPORT,
     SAMPLING,
     SWEEP,
     TOKENIZERS,
@@ -247,10 +248,10 @@ def _prepare(_: Values, loaded: config.Loaded) -> None:
     print(recipe.prepare_data(loaded, recipe.preparing()))
 
 
-def _inspect(_: Values, loaded: config.Loaded) -> None:
+def _inspect(values: Values, loaded: config.Loaded) -> None:
     from bigmodel import recipe
 
-    print(recipe.inspect_data(loaded, recipe.preparing()))
+    print(recipe.inspect_data(loaded, recipe.preparing(), report=values.report or ""))
 
 
 def _train_tokenizer(values: Values, loaded: config.Loaded) -> None:
@@ -301,7 +302,7 @@ COMMANDS = {
         JSON,
     )),
     "data prepare": Command(_prepare, "builds the token cache", (CONFIG,)),
-    "data inspect": Command(_inspect, "shows what the data holds", (CONFIG,)),
+    "data inspect": Command(_inspect, "shows what the data holds", (CONFIG, REPORT)),
     "data train-tokenizer": Command(_train_tokenizer, "trains a tokenizer on the data", (
         CONFIG,
         Flag("kind", str, "KIND", "the tokenizer's model", "bpe", choices=TOKENIZERS),

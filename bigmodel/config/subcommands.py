@@ -7,6 +7,7 @@ from bigmodel.config.errors import InputError, nearest
 from bigmodel.config.flags import CONFIG, Flag
 
 WORKDIR = Flag("workdir", str, "DIR", "the run's folder", required=True)
+REPORT = Flag("report", str, "OUT.html", "writes a page to look at")
 JSON = Flag("json", bool, "", "prints JSON, and nothing else on stdout", False)
 PLANNED = ("train", "evaluate", "prefill", "decode")
 TOKENIZERS = ("bpe", "unigram", "wordpiece")
@@ -82,7 +83,7 @@ PLAN = (
     Flag("search", bool, "", "ranks the layouts of the topology, and compiles the best", False),
     Flag("objective", str, "WHAT", "of a search", "time", choices=("time", "cost", "chips")),
     Flag("compiled", int, "N", "layouts that a search compiles", 12, bounds=(0, None)),
-    Flag("report", str, "OUT.html", "writes a page to look at"),
+    REPORT,
     Flag("compare", str, "A.json B.json", "what changed between two answers of --json", words=2),
     Flag("budget", str, "FILE", "fails where the plan moves or holds more than this one of --json"),
     Flag("calibrate", float, "SECONDS", "of a measured step: keeps what it says of the chip"),

@@ -10,12 +10,13 @@ import json
 import os
 import pathlib
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 from bigmodel import config
-from bigmodel.data import prepare, sources, store, tokenizers, worker
+from bigmodel.data import filters, near_duplicates, prepare, sources, store, tokenizers, worker
 
 FORMAT = 1  # raise it when the same inputs would give another cache
 
@@ -36,6 +37,8 @@ class Cache:
         tokens: [N] uint16 or uint32, every document's tokens and its eos.
         offsets: [documents + 1] int64; document k is tokens[offsets[k]:offsets[k + 1]].
         documents, duplicates, empty: documents kept, and dropped for being equal or empty.
+        near_duplicates: dropped for being nearly equal.
+        filtered: documents that each filter dropped.
         bytes: UTF-8 bytes of the texts kept, after normalisation.
         content: hash of the texts kept and of the tokenizer: equal content, equal tokens, on any
             machine and from any place.
@@ -49,6 +52,12 @@ class Cache:
     empty: int
     bytes: int
     content: str
+    near_duplicates: int
+    filtered: Mapping[str, int]
+
+    def dropped(self) -> str:
+        """What of the source is not in it: "2 duplicates, 3 empty, 12 by english"."""
+        return _dropped(vars(self))
 
 
 def open_cache(
@@ -58,6 +67,8 @@ def open_cache(
     *,
     normalize: str = "NFC",
     deduplicate: bool = True,
+    keeping: Mapping[str, filters.Filter] | None = None,
+    near: float = 0.0,
     folder: str = "",
     workers: int = 0,
     progress: Progress | None = None,
@@ -70,6 +81,8 @@ def open_cache(
         tokenizer: makes the tokens.
         normalize: a Unicode form, or "none".
         deduplicate: drops documents whose normalised text stood before.
+        keeping: filters by name, see `filters.find`.
+        near: drops documents as similar as this to one before, see `near_duplicates`; 0: none.
         folder: where caches lie, local or remote; "" means $BIGMODEL_CACHE or
             ~/.cache/bigmodel/tokens. A remote cache is copied to the latter before it is mapped.
         workers: processes; 0 means one for each core if the source is large enough to gain by it.
@@ -80,22 +93,30 @@ def open_cache(
             f'normalize "{normalize}" is unknown; allowed are {", ".join(FORMS)}.'
             f"{config.nearest(normalize, FORMS)}"
         )
-    key = _key(source, split, tokenizer, normalize, deduplicate)
+    if not 0 <= near <= 1:
+        raise config.InputError(
+            f"data.near_duplicates = {near}: allowed are 0 (none is looked for) to 1, the share of "
+            "five-word runs in common above which the later document is dropped, such as 0.8."
+        )
+    key = _key(source, split, tokenizer, normalize, deduplicate, keeping, near)
     report = progress or (lambda what, done, total: None)
 
     def write(scratch: pathlib.Path) -> dict:
-        preparation = prepare.Preparation(tokenizer.name, normalize, source.split)
+        how = (normalize, source.split, near > 0, keeping or {})
+        preparation = prepare.Preparation(tokenizer.name, *how)
         notes = _tokenize(source, split, preparation, tokenizer, scratch, workers, report)
-        notes |= _assemble(scratch, len(source.parts), deduplicate, tokenizer)
+        notes |= _assemble(scratch, len(source.parts), deduplicate, near, tokenizer)
         if not notes["documents"]:
             raise config.InputError(
                 f'source "{source.name}" has no documents in the split "{split}" '
-                f"({notes['empty']} are empty). {_cure(source)}"
+                f"(dropped: {_dropped(notes)}). {_cure(source)}"
             )
         return notes
 
     local, arrays, meta = built(key, folder, write)
     counts = {k: meta[k] for k in ("documents", "duplicates", "empty", "bytes", "content")}
+    more = {"near_duplicates": 0, "filtered": {}}  # of caches of older versions
+    counts |= {name: meta.get(name, value) for name, value in more.items()}
     return Cache(local, arrays["tokens"], arrays["offsets"], **counts)
 
 
@@ -127,16 +148,15 @@ def noted(
     split: str,
     tokenizer: tokenizers.Tokenizer,
     *,
-    normalize: str = "NFC",
-    deduplicate: bool = True,
     folder: str = "",
+    **cleaning: Any,
 ) -> dict | None:
     """What is noted of a cache ("documents", "tokens", ...), or None if it would have to be built.
 
     The arguments are those of `open_cache`.
     """
     root = folder or os.environ.get("BIGMODEL_CACHE") or _home()
-    key = _key(source, split, tokenizer, normalize, deduplicate)
+    key = _key(source, split, tokenizer, **cleaning)
     if "://" not in root:
         return store.load_meta(pathlib.Path(root).expanduser() / key)
     here = store.load_meta(pathlib.Path(_home()) / key)
@@ -147,10 +167,12 @@ def _key(
     source: sources.Source,
     split: str,
     tokenizer: tokenizers.Tokenizer,
-    normalize: str,
-    deduplicate: bool,
+    normalize: str = "NFC",
+    deduplicate: bool = True,
+    keeping: Mapping[str, filters.Filter] | None = None,
+    near: float = 0.0,
 ) -> str:
-    shaped_by = {
+    shaped_by: dict[str, Any] = {
         "format": FORMAT,
         "source": [source.name, source.fingerprint, [p.get("field") for p in source.parts[:1]]],
         "split": split,
@@ -158,6 +180,11 @@ def _key(
         "normalize": [normalize, unicodedata.unidata_version],
         "deduplicate": deduplicate,
     }
+    if keeping:  # else the key of a cache that is there already
+        shaped_by["filters"] = [filters.fingerprint(*each) for each in keeping.items()]
+    if near:
+        how = (near_duplicates.PERMUTATIONS, near_duplicates.SHINGLE, near_duplicates.SCHEME)
+        shaped_by["near_duplicates"] = [near, *how]
     return hashlib.sha256(json.dumps(shaped_by, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -193,20 +220,32 @@ def _tokenize(
     else:
         processes = workers or _cores()
         counts = worker.run(source.parts, preparation, scratch, processes, finish)
-    return {"source": source.name, "split": split, "empty": sum(c["empty"] for c in counts)}
+    by_filter = {
+        name: sum(c["filtered"].get(name, 0) for c in counts) for name in preparation.keeping
+    }
+    empty = sum(c["empty"] for c in counts)
+    return {"source": source.name, "split": split, "empty": empty, "filtered": by_filter}
 
 
 def _assemble(
-    scratch: pathlib.Path, parts: int, deduplicate: bool, tokenizer: tokenizers.Tokenizer
+    scratch: pathlib.Path,
+    parts: int,
+    deduplicate: bool,
+    near: float,
+    tokenizer: tokenizers.Tokenizer,
 ) -> dict:
     """Joins the parts in order, without what stood before. Same result for any workers."""
     if not parts:
-        return {"documents": 0}
+        return {"documents": 0, "duplicates": 0, "near_duplicates": 0}
     prefixes = [scratch / f"{index:06}" for index in range(parts)]
     lengths = [np.load(f"{p}.lengths.npy") for p in prefixes]
     digests = np.concatenate([np.load(f"{p}.digests.npy") for p in prefixes])
     sizes = np.concatenate([np.load(f"{p}.bytes.npy") for p in prefixes])
     kept = _first_of_each(digests) if deduplicate else np.ones(len(digests), bool)
+    others = kept
+    if near:
+        signed = np.concatenate([np.load(f"{p}.signatures.npy") for p in prefixes])
+        others, kept = kept, near_duplicates.first_of_each(signed, kept, near)
 
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths)[kept])]).astype(np.int64)
     np.save(scratch / "offsets.npy", offsets)
@@ -219,14 +258,15 @@ def _assemble(
         part = part[np.repeat(part_kept, part_lengths)] if not part_kept.all() else part
         tokens[written : written + len(part)] = part
         first, written = first + len(part_lengths), written + len(part)
-        for kind in ("tokens", "lengths", "bytes", "digests"):
+        for kind in ("tokens", "lengths", "bytes", "digests", *["signatures"] * bool(near)):
             os.remove(f"{prefix}.{kind}.npy")
     if isinstance(tokens, np.memmap):
         tokens.flush()
     content = hashlib.sha256(tokenizer.fingerprint.encode() + digests[kept].tobytes())
     return {
         "documents": int(kept.sum()),
-        "duplicates": int(len(kept) - kept.sum()),
+        "duplicates": int(len(others) - others.sum()),
+        "near_duplicates": int(others.sum() - kept.sum()),
         "bytes": int(sizes[kept].sum()),
         "tokens": int(offsets[-1]),
         "content": content.hexdigest(),
@@ -240,6 +280,13 @@ def _first_of_each(digests: np.ndarray) -> np.ndarray:
     equal = (digests[order[1:]] == digests[order[:-1]]).all(axis=1)
     first[order[1:][equal]] = False
     return first
+
+
+def _dropped(notes: Mapping[str, Any]) -> str:
+    words = [f"{notes['duplicates']:,} duplicates", f"{notes['empty']:,} empty"]
+    near = notes["near_duplicates"]
+    words += [f"{near:,} near-duplicates"] if near else []
+    return ", ".join(words + [f"{count:,} by {name}" for name, count in notes["filtered"].items()])
 
 
 def _cure(source: sources.Source) -> str:

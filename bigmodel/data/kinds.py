@@ -71,7 +71,7 @@ TEXTS: dict[str, Callable] = {
     "labelled_tokens": labelled_tokens.texts,
     "pairs": pairs.texts,
 }
-RUNTIME = ("seed", "progress", "extensions", "training")
+RUNTIME = ("seed", "progress", "extensions", "own_filters", "training")
 
 
 def fields(opener: Callable) -> dict[str, Any]:

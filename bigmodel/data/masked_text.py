@@ -180,18 +180,21 @@ def open_rows(
     mixture: Mapping[str, float] | None = None,
     normalize: str = "NFC",
     deduplicate: bool = True,
+    filters: tuple[str, ...] = (),
+    near_duplicates: float = 0.0,
     field: str = "text",
     cache_dir: str = "",
     workers: int = 0,
     seed: int = 0,
     progress: cache.Progress | None = None,
     extensions: Mapping[str, Callable[[], Iterable[Any]]] | None = None,
+    own_filters: Mapping[str, Callable[[str], bool]] | None = None,
 ) -> Rows | Pairs | text.Mixture:
     """The rows of a source, prepared on first use.
 
     Args:
-        source, split, tokenizer, mixture, normalize, deduplicate, field, cache_dir, workers,
-            progress, extensions: see `text.open_rows`.
+        source, split, tokenizer, mixture, normalize, deduplicate, filters, near_duplicates, field,
+            cache_dir, workers, progress, extensions, own_filters: see `text.open_rows`.
         length: T, positions in a row.
         packing: a row of `packing.PACKINGS`; of pairs nothing is packed.
         mask_rate: share of a row's tokens that are to be told.
@@ -209,21 +212,12 @@ def open_rows(
     hiding = masking.Masking(tokenizer, mask_rate, whole_word)
     if whole_word:
         hiding.check()
-    found = text.open_rows(
-        source,
-        split=split,
-        tokenizer=tokenizer,
-        length=length - 1,
-        packing="none" if pairs else packing,
-        mixture=mixture,
-        normalize=normalize,
-        deduplicate=deduplicate,
-        field=field,
-        cache_dir=cache_dir,
-        workers=workers,
-        progress=progress,
-        extensions=extensions,
-    )
+    packing = "none" if pairs else packing
+    how: dict[str, Any] = dict(split=split, tokenizer=tokenizer, length=length - 1, packing=packing)
+    how |= dict(mixture=mixture, normalize=normalize, deduplicate=deduplicate, filters=filters)
+    how |= dict(near_duplicates=near_duplicates, field=field, cache_dir=cache_dir, workers=workers)
+    how |= dict(progress=progress, extensions=extensions, own_filters=own_filters)
+    found = text.open_rows(source, **how)
 
     def one(rows: text.Rows) -> Rows | Pairs:
         return make_pairs(rows, length, hiding, seed) if pairs else Rows(rows, hiding, seed)

@@ -85,12 +85,15 @@ def open_rows(
     mixture: Mapping[str, float] | None = None,
     normalize: str = "NFC",
     deduplicate: bool = True,
+    filters: tuple[str, ...] = (),
+    near_duplicates: float = 0.0,
     field: str = "text",
     cache_dir: str = "",
     workers: int = 0,
     seed: int = 0,
     progress: cache.Progress | None = None,
     extensions: Mapping[str, Callable[[], Iterable[Any]]] | None = None,
+    own_filters: Mapping[str, Callable[[str], bool]] | None = None,
 ) -> Rows:
     """The rows of a source, prepared on first use.
 
@@ -98,26 +101,16 @@ def open_rows(
     (arXiv:1801.10198), Raffel et al. 2020 (arXiv:1910.10683), sections 3.2.1 and 3.3.1.
 
     Args:
-        source, split, tokenizer, length, packing, mixture, normalize, deduplicate, field,
-            cache_dir, workers, progress, extensions: see `text.open_rows`.
+        source, split, tokenizer, length, packing, mixture, normalize, deduplicate, filters,
+            near_duplicates, field, cache_dir, workers, progress, extensions, own_filters: see
+            `text.open_rows`.
         seed: of what is drawn.
     """
-    texts = text.open_rows(
-        source,
-        split=split,
-        tokenizer=tokenizer,
-        length=length,
-        packing=packing,
-        mixture=mixture,
-        normalize=normalize,
-        deduplicate=deduplicate,
-        field=field,
-        cache_dir=cache_dir,
-        workers=workers,
-        progress=progress,
-        extensions=extensions,
-    )
-    return Rows(texts, seed)
+    how: dict[str, Any] = dict(split=split, tokenizer=tokenizer, length=length, packing=packing)
+    how |= dict(mixture=mixture, normalize=normalize, deduplicate=deduplicate, filters=filters)
+    how |= dict(near_duplicates=near_duplicates, field=field, cache_dir=cache_dir, workers=workers)
+    how |= dict(progress=progress, extensions=extensions, own_filters=own_filters)
+    return Rows(text.open_rows(source, **how), seed)
 
 
 def row_shapes(fields: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:

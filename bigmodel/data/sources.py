@@ -152,13 +152,17 @@ def _checked(documents: Iterable[Any], name: str, field: str) -> Iterator[Docume
         yield f"{name}[{index}]", text
 
 
-def _extension(name: str, split: str, field: str, documents: Callable) -> Source:
-    """A user's function. It is known by its text, and by `documents.fingerprint` if it has one."""
+def known_by(name: str, function: Callable) -> str:
+    """Hash of a user's function: of its text, and of its attribute `fingerprint` if it has one."""
     try:
-        text = inspect.getsource(documents)
+        text = inspect.getsource(function)
     except (OSError, TypeError):
-        code = getattr(documents, "__code__", None)
-        text = repr((marshal.dumps(code.co_code), code.co_consts)) if code else repr(documents)
-    known = json.dumps([name, text, str(getattr(documents, "fingerprint", ""))])
-    fingerprint = hashlib.sha256(known.encode()).hexdigest()
-    return Source(name, fingerprint, ({"field": field},), (0,), split, documents)
+        code = getattr(function, "__code__", None)
+        text = repr((marshal.dumps(code.co_code), code.co_consts)) if code else repr(function)
+    known = json.dumps([name, text, str(getattr(function, "fingerprint", ""))])
+    return hashlib.sha256(known.encode()).hexdigest()
+
+
+def _extension(name: str, split: str, field: str, documents: Callable) -> Source:
+    """A user's function."""
+    return Source(name, known_by(name, documents), ({"field": field},), (0,), split, documents)

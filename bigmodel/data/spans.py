@@ -107,20 +107,23 @@ def open_rows(
     mixture: Mapping[str, float] | None = None,
     normalize: str = "NFC",
     deduplicate: bool = True,
+    filters: tuple[str, ...] = (),
+    near_duplicates: float = 0.0,
     field: str = "text",
     cache_dir: str = "",
     workers: int = 0,
     seed: int = 0,
     progress: cache.Progress | None = None,
     extensions: Mapping[str, Callable[[], Iterable[Any]]] | None = None,
+    own_filters: Mapping[str, Callable[[str], bool]] | None = None,
 ) -> Rows:
     """The rows of a source, prepared on first use.
 
     A stretch is as long as fits with all that may be drawn: 568 tokens for T5's 512 and 114.
 
     Args:
-        source, split, mixture, normalize, deduplicate, field, cache_dir, workers, progress,
-            extensions: see `text.open_rows`.
+        source, split, mixture, normalize, deduplicate, filters, near_duplicates, field, cache_dir,
+            workers, progress, extensions, own_filters: see `text.open_rows`.
         tokenizer: a name for `tokenizers.load`, or what it gave.
         source_length: S, the end token counted.
         length: T, the end token counted.
@@ -156,20 +159,11 @@ def open_rows(
             f"{top}."
         )
     stretch = fitting(denoisers, before, source_length, length, sentinels)
-    texts = text.open_rows(
-        source,
-        split=split,
-        tokenizer=tokenizer,
-        length=stretch,
-        mixture=mixture,
-        normalize=normalize,
-        deduplicate=deduplicate,
-        field=field,
-        cache_dir=cache_dir,
-        workers=workers,
-        progress=progress,
-        extensions=extensions,
-    )
+    how: dict[str, Any] = dict(split=split, tokenizer=tokenizer, length=stretch)
+    how |= dict(mixture=mixture, normalize=normalize, deduplicate=deduplicate, filters=filters)
+    how |= dict(near_duplicates=near_duplicates, field=field, cache_dir=cache_dir, workers=workers)
+    how |= dict(progress=progress, extensions=extensions, own_filters=own_filters)
+    texts = text.open_rows(source, **how)
     return Rows(texts, denoisers, before, top, source_length, length, seed)
 
 

@@ -5,13 +5,13 @@ import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from bigmodel import config
-from bigmodel.data import cache, packing, row_numbers, sources, store, tokenizers
+from bigmodel.data import cache, filters, packing, row_numbers, sources, store, tokenizers
 
 # From here on a best-fit plan is kept beside its cache; below, making it takes less than 0.1 s.
 PIECES_TO_KEEP = 10**5
@@ -62,9 +62,11 @@ class Rows:
 
     def describe(self) -> str:
         """One line of what they are."""
+        more = self.cache.filtered or self.cache.near_duplicates
+        cleaned = f" (dropped: {self.cache.dropped()})" if more else ""
         return (
-            f"{self.source} {self.split}: {self.documents:,} documents, {self.bytes:,} bytes, "
-            f"{self.tokens:,} tokens, {len(self):,} rows"
+            f"{self.source} {self.split}: {self.documents:,} documents{cleaned}, {self.bytes:,} "
+            f"bytes, {self.tokens:,} tokens, {len(self):,} rows"
         )
 
     @property
@@ -180,11 +182,14 @@ def open_rows(
     mixture: Mapping[str, float] | None = None,
     normalize: str = "NFC",
     deduplicate: bool = True,
+    filters: tuple[str, ...] = (),
+    near_duplicates: float = 0.0,
     field: str = "text",
     cache_dir: str = "",
     workers: int = 0,
     progress: cache.Progress | None = None,
     extensions: Mapping[str, Callable[[], Iterable[Any]]] | None = None,
+    own_filters: Mapping[str, filters.Filter] | None = None,
 ) -> Rows | Mixture:
     """The rows of a source, prepared on first use.
 
@@ -197,23 +202,21 @@ def open_rows(
         mixture: source -> weight, for rows of several sources.
         normalize, deduplicate, cache_dir, workers, progress: see `cache.open_cache`.
         field: the field of a record that holds the text.
+        filters: names of what keeps a document or does not, see `filters.find`.
+        near_duplicates: similarity from which a later document is dropped, see `cache.open_cache`.
         extensions: the user's own sources, by name.
+        own_filters: the user's own filters, by name.
     """
     if isinstance(tokenizer, str):
         tokenizer = tokenizers.load(tokenizer)
 
+    how: dict[str, Any] = dict(normalize=normalize, deduplicate=deduplicate, near=near_duplicates)
+    how |= dict(keeping=_keeping(filters, own_filters), folder=cache_dir)
+    how |= dict(workers=workers, progress=progress)
+
     def one(name: str) -> Rows:
         found = sources.find(name, split, field=field, extensions=extensions)
-        tokens = cache.open_cache(
-            found,
-            split,
-            tokenizer,
-            normalize=normalize,
-            deduplicate=deduplicate,
-            folder=cache_dir,
-            workers=workers,
-            progress=progress,
-        )
+        tokens = cache.open_cache(found, split, tokenizer, **how)
         return Rows(name, split, tokenizer, tokens, _plan(tokens, length, packing), packing)
 
     if not mixture:
@@ -233,6 +236,10 @@ def row_shapes(fields: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], st
     return {
         name: ((fields["length"],), of) for name, of in (whole | {"weights": "float32"}).items()
     }
+
+
+def _keeping(names: Sequence[str], own: Mapping[str, filters.Filter] | None):
+    return filters.find(names, own)
 
 
 def _plan(tokens: cache.Cache, length: int, name: str) -> packing.Plan:

@@ -7,7 +7,6 @@ break; it does not run the user's script again; and it ends when its parent does
 
 import concurrent.futures
 import contextlib
-import dataclasses
 import json
 import os
 import pathlib
@@ -19,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TextIO, cast
 
 from bigmodel import config
-from bigmodel.data import prepare, sources, tokenizers
+from bigmodel.data import filters, prepare, sources, tokenizers
 
 
 def run(
@@ -30,7 +29,7 @@ def run(
     done: Callable[[int], None],
 ) -> list[prepare.Counts]:
     """`prepare` of each part into files FOLDER/NUMBER.*; `done(number)` as each part ends."""
-    settings = dataclasses.asdict(preparation)
+    settings = {**vars(preparation), "keeping": filters.packed(preparation.keeping)}
     tasks = [
         {"part": part, "preparation": settings, "prefix": f"{folder}/{number:06}"}
         for number, part in enumerate(parts)
@@ -121,9 +120,11 @@ def serve(lines: Iterable[str], answer: Callable[[str], None]) -> None:
     loaded: dict[str, tokenizers.Tokenizer] = {}
     for line in lines:
         task = json.loads(line)
-        preparation = prepare.Preparation(**task["preparation"])
-        name, prefix = preparation.tokenizer, pathlib.Path(task["prefix"])
+        settings, prefix = task["preparation"], pathlib.Path(task["prefix"])
+        name = settings["tokenizer"]
         try:
+            settings["keeping"] = filters.unpacked(settings["keeping"])
+            preparation = prepare.Preparation(**settings)
             if name not in loaded:
                 loaded[name] = tokenizers.load(name)
             documents = sources.read(task["part"])

@@ -17,7 +17,7 @@ from bigmodel.plan import (
     make_request,
     search,
 )
-from bigmodel.report import plan_page, plan_screen
+from bigmodel.report import markup, plan_page, plan_screen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ def run(loaded: config.Loaded | None, **values: Any) -> int:
         print(f"bigmodel: the compiler refuses this step: {error}", file=sys.stderr)
         return 1
     if flags.report:
-        write(flags.report, plan_page.page(found))
+        markup.write(flags.report, plan_page.page(found))
     if flags.json:
         print(json.dumps(found))
     elif flags.search:
@@ -124,13 +124,6 @@ def read(path: str, flag: str) -> dict[str, Any]:
     if not isinstance(found, dict) or not {"collectives", "moved"} & set(found):
         raise config.InputError(f"--{flag}={path}: is no plan: nothing in it says what moves.")
     return found
-
-
-def write(path: str, page: str) -> None:
-    try:
-        pathlib.Path(path).write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise config.InputError(f"--report={path}: {error.strerror}.") from error
 
 
 def say_progress() -> Any:

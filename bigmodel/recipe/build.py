@@ -110,7 +110,7 @@ def resolve(loaded: config.Loaded | Any) -> config.Loaded:
     tables = defaults.builders(loaded.extensions)
     schema.against_schema(values, loaded.extensions)
     for section, table in tables.items():
-        if section in ("source", "data"):
+        if section in ("source", "filter", "data"):
             continue
         name = values[section].name
         config.known(f"{section}.name", name, table)

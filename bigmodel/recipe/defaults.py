@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from bigmodel import config, models, objectives, optimizers
-from bigmodel.data import kinds
+from bigmodel.data import filters, kinds
 from bigmodel.sharding import mesh
 
 Extensions = Mapping[str, Mapping[str, Callable]]
@@ -95,6 +95,7 @@ def builders(extensions: Extensions) -> dict[str, dict[str, Callable]]:
         "optimizer": optimizers.OPTIMIZERS,
         "schedule": optimizers.SCHEDULES,
         "source": {},
+        "filter": filters.FILTERS,
     }
     for section in extensions:
         config.known("EXTENSIONS", section, own)

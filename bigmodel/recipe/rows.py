@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from bigmodel import config
-from bigmodel.data import cache, kinds, pipeline, sources, text, tokenizers
+from bigmodel.data import cache, filters, kinds, pipeline, sources, text, tokenizers
 from bigmodel.recipe import build, defaults, entries
 
 Progress = cache.Progress
@@ -51,6 +51,7 @@ def open_rows(loaded: config.Loaded, source: str, split: str, progress: Progress
     given |= {"source": source or data.source, "split": split}
     own = loaded.extensions.get("source")
     runtime = dict(seed=loaded.config.seed, progress=progress, extensions=own)
+    runtime["own_filters"] = loaded.extensions.get("filter")
     runtime["training"] = (data.source, data.split)
     return kinds.open_rows(opener, given, **runtime)
 
@@ -89,14 +90,10 @@ def open_small_rows(
         found = sources.find(source, split, field=data.field, extensions=own)
     except config.InputError:
         return None
-    noted = cache.noted(
-        found,
-        split,
-        tokenizers.load(data.tokenizer),
-        normalize=data.normalize,
-        deduplicate=data.deduplicate,
-        folder=data.cache_dir,
-    )
+    cleaning = dict(normalize=data.normalize, deduplicate=data.deduplicate)
+    cleaning["keeping"] = filters.find(data.filters, loaded.extensions.get("filter"))
+    cleaning |= dict(near=data.near_duplicates, folder=data.cache_dir)
+    noted = cache.noted(found, split, tokenizers.load(data.tokenizer), **cleaning)
     if noted is None and not 0 < sum(found.sizes) <= QUICK_BYTES:  # 0: nobody knows
         return None
     if noted is not None and noted["tokens"] > tokens:
@@ -231,12 +228,19 @@ def preparing(
     return report
 
 
-def inspect_data(loaded: config.Loaded, progress: Progress | None = None) -> str:
-    """What the data of a config looks like, as text for a terminal."""
+def inspect_data(
+    loaded: config.Loaded, progress: Progress | None = None, *, report: str = ""
+) -> str:
+    """What the data of a config looks like, as text for a terminal; `report`: a page to write."""
     loaded = build.resolve(loaded)
     from bigmodel.data import inspect
+    from bigmodel.report import data_page, markup
 
     rows = open_rows(loaded, "", loaded.config.data.split, progress)
+    if report:
+        facts = inspect.facts(rows)
+        title = f"{loaded.config.data.kind}, {' and '.join(part['name'] for part in facts)}"
+        markup.write(report, data_page.page(title, facts))
     if loaded.config.data.kind == "text":
         return inspect.describe(rows)
     return inspect.describe_arrays(rows)

@@ -1,10 +1,13 @@
 """HTML and SVG as nested calls: what is written is escaped and its tags close, always."""
 
 import html
+import pathlib
 from collections.abc import Iterable
 from typing import Any
 
-VOID = ("meta", "br", "wbr")
+from bigmodel import config
+
+VOID = ("meta", "br", "img", "wbr")
 
 
 class Markup(str):
@@ -45,6 +48,27 @@ def join(*inside: Inside) -> Markup:
         elif piece is not None:
             texts.append(str(join(*piece)))
     return Markup("".join(texts))
+
+
+def page(title: str, styles: Iterable[pathlib.Path], *inside: Inside) -> str:
+    """A whole page that needs nothing but itself; light and dark as its style sheets say."""
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("title", title),
+        element("style", [Markup(style.read_text(encoding="utf-8")) for style in styles]),
+    )
+    body = element("body", element("main", *inside))
+    return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
+
+
+def write(path: str, page: str) -> None:
+    """Writes a page where --report says."""
+    try:
+        pathlib.Path(path).write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise config.InputError(f"--report={path}: {error.strerror}.") from error
 
 
 def path(text: str) -> Markup:

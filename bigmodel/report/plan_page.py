@@ -3,7 +3,15 @@
 import pathlib
 from collections.abc import Sequence
 
-from bigmodel.report import plan_charts, plan_facts, plan_layouts, plan_tables, roofline, units
+from bigmodel.report import (
+    markup,
+    plan_charts,
+    plan_facts,
+    plan_layouts,
+    plan_tables,
+    roofline,
+    units,
+)
 from bigmodel.report.markup import Inside, Markup, element
 
 STYLE = pathlib.Path(__file__).with_name("plan_page.css")
@@ -17,16 +25,8 @@ def page(plan: plan_facts.Plan) -> str:
         plan: the dict of `bigmodel plan --json`, with or without a search.
     """
     title = f"{plan_facts.name(plan)} on {plan_facts.place(plan)}"
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("title", f"Plan: {title}"),
-        element("style", Markup(STYLE.read_text(encoding="utf-8"))),
-    )
     sections = (opening, layouts, memory, time, axes, roof, scaling, moved, warnings, settings)
-    body = element("body", element("main", [section(plan) for section in sections]))
-    return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
+    return markup.page(f"Plan: {title}", [STYLE], [section(plan) for section in sections])
 
 
 def section(title: str, lead: Inside, *inside: Inside, id_: str | None = None) -> Markup:
