@@ -53,11 +53,13 @@ def lengths(rows: Any) -> dict[str, np.ndarray]:
         return {"tokens in a document": np.diff(plain.flat()[1]) - 1}  # without eos
     taken = rows.take(spread(len(rows), SAMPLE))
     names = {"segments": "places", "source_segments": "source tokens", "audio_segments": "frames"}
-    return {
-        f"{what} of a row ({len(taken[name])} rows)": (taken[name] > 0).sum(axis=1)
-        for name, what in names.items()
-        if name in taken
-    }
+    found = {}
+    for name, what in names.items():
+        if name in taken:
+            real = taken[name] > 0
+            sample = f"of {len(real)} rows of {real.shape[1]:,}, {real.mean():.1%} filled"
+            found[f"{what}, {sample}"] = real.sum(axis=1)
+    return found
 
 
 def left_out(rows: Any) -> dict[str, int]:

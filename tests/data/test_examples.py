@@ -44,6 +44,10 @@ def test_a_pair_is_shown_as_two_texts_and_what_is_skipped_is_counted(tmp_path):
         lines(tmp_path, *some), split="all", source_length=16, length=16, empty="skip"
     )
     assert shown(rows) == {"source": "ein Haus", "target": "a house"}
+    assert list(examples.lengths(rows)) == [
+        "places, of 1 rows of 16, 50.0% filled",
+        "source tokens, of 1 rows of 16, 56.2% filled",
+    ]
     said = inspect.describe_arrays(rows)
     assert "cut or left out: 1 skipped" in said
     assert "  row 0, source\n  | ein Haus" in said

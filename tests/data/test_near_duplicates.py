@@ -106,3 +106,13 @@ def test_a_similarity_out_of_range_is_refused_and_a_config_reaches_it(tmp_path):
         text.open_rows(source, split="all", near_duplicates=1.5)
     rows = text.open_rows(source, split="all", near_duplicates=0.8)
     assert "3 documents (dropped: 0 duplicates, 0 empty, 1 near-duplicates)" in rows.describe()
+
+
+def test_what_only_a_band_has_in_common_is_no_copy():
+    one = near_duplicates.signature(texts(1)[0])
+    half = np.where(np.arange(len(one)) < 64, one, one + 1)
+    most = np.where(np.arange(len(one)) < 110, one, one + 1)
+    kept = near_duplicates.first_of_each(np.stack([one, half, most]), np.ones(3, bool), 0.8)
+    assert kept.tolist() == [True, True, False]
+    none = near_duplicates.first_of_each(np.stack([one, one]), np.array([False, True]), 0.8)
+    assert none.tolist() == [False, True], "a document that is dropped drops no other"
