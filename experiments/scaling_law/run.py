@@ -21,9 +21,9 @@ import bigmodel
 
 HERE = pathlib.Path(__file__).parent
 PLACE = "runs/scaling_law"
-#           width, layers, steps' rows
-SIZES = {"25k": (32, 2), "55k": (48, 2), "147k": (64, 3), "307k": (80, 4), "602k": (112, 4)}
-SEEDS = {"307k": 1, "602k": 1}  # of the others three
+#        width, layers
+SIZES = {"25k": (32, 2), "55k": (48, 2), "98k": (64, 2), "147k": (64, 3), "307k": (80, 4)}
+SEEDS = {"307k": 1}  # of the others three
 BATCH, LENGTH, TOKENS = 16, 128, 10
 DRAWS = 1000
 

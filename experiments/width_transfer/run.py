@@ -34,6 +34,7 @@ def get_config(run: str = "standard-32") -> ConfigDict:
         position="rope",
         feedforward="gelu",
         bias=False,
+        init_std=0.0,  # by fan-in: what mup starts from should neither vanish nor grow
         tied=False,
         dtype="float32",
         scan=False,
