@@ -25,6 +25,12 @@ from bigmodel import trees
 from bigmodel.config import InputError
 from bigmodel.optimizers import matrices
 
+# Axes that a model's width makes longer; all others are of what it is told and tells.
+WIDTHS = (
+    *("embed", "norm", "mlp", "heads", "kv_heads", "head_dim", "latent"),
+    *("expert_embed", "router_embed"),
+)
+
 ADAM, MUON = "adam", "muon"
 OPTIMIZERS = {"adam": ADAM, "adamw": ADAM, "lion": ADAM, "muon": MUON}
 
@@ -59,20 +65,25 @@ def growth(path: str, axes: matrices.Axes, shape: tuple[int, ...], base: tuple[i
     """Of one parameter.
 
     Raises:
-        InputError: the base has another depth.
+        InputError: the base differs in more than widths, or not in all of them.
     """
-    stacks = matrices.stacked(axes)
-    if len(shape) != len(base) or shape[:stacks] != base[:stacks]:
+    differ = {axis for axis, n, before in zip(axes, shape, base, strict=True) if n != before}
+    if others := differ - {*WIDTHS}:
         raise InputError(
             f"mup: {path} is {list(shape)}, of the base model {list(base)}; models may differ in "
-            "widths, not in how many layers or experts they have."
+            f"widths, not in {', '.join(sorted(map(str, others)))}."
+        )
+    if differ == {"embed"} and "mlp" in axes:
+        raise InputError(
+            f"mup: {path} is {list(shape)}, of the base model {list(base)}; what is inside of the "
+            "feed-forward layers grows as the width does: name it too, as by mup.hidden."
         )
     if path.split("/")[-1] != "kernel":
         return Growth()
     sides = matrices.sides(axes)
     now, then = ([math.prod(of[dim] for dim in side) for side in sides] for of in (shape, base))
     grown = [n / before for n, before in zip(now, then, strict=True)]
-    hidden = bool(stacks) and len(sides) == 2
+    hidden = bool(matrices.stacked(axes)) and len(sides) == 2
     return Growth(math.prod(grown[:-1]), grown[-1], max(now) / max(then), hidden)
 
 
@@ -124,7 +135,7 @@ def first_weights(
     narrow = trees.flatten(base(), is_leaf)
 
     def scaled(path: str, box: Any) -> Any:
-        if grown[path] == Growth():
+        if box.value.shape == narrow[path].value.shape:
             return box
         leaf, wanted = box.value, rms(narrow[path].value) * grown[path].deviation
         factor = wanted / jnp.maximum(rms(leaf), 1e-30)  # of a head that begins at 0 any does

@@ -9,6 +9,7 @@ import jax
 from bigmodel import config, models, trees
 from bigmodel.models.handle import Model
 from bigmodel.optimizers import mup
+from bigmodel.recipe import model_checks
 from bigmodel.sharding import rules
 
 
@@ -48,13 +49,19 @@ def make(
         return Widths(model, {})
     if values.lora.rank:
         raise config.InputError("mup: adapters have a rank and no width; allowed is lora.rank = 0.")
-    given = values.mup.to_dict()
-    for name in given:
-        config.known(f"mup: the model's field {name!r}", name, fields)
-    base_fields = dict(fields) | given
-    name = values.model.name
-    builder = table[name] if name in extensions.get("model", {}) else models.FAMILIES[name][1]
-    base = builder(**base_fields)
+    if fields.get("embed_scale"):
+        raise config.InputError(
+            "mup: embeddings times the root of the width would move further the wider a model is; "
+            "allowed is model.embed_scale = False."
+        )
+    given, name = values.mup.to_dict(), values.model.name
+    for field in given:
+        config.known(f"mup: the model's field {field!r}", field, fields)
+    base_fields = dict(fields) | config.resolve(values.mup, table[name], "mup")
+    own = name in extensions.get("model", {})
+    if not own:
+        model_checks.model(name, base_fields, length=0)
+    base = (table[name] if own else models.FAMILIES[name][1])(**base_fields)
     narrow = jax.eval_shape(base.init, jax.random.key(0), base.example)
     boxes, narrow = (trees.flatten(tree, is_leaf=rules.is_box) for tree in (boxed, narrow))
     if boxes.keys() != narrow.keys():
@@ -64,8 +71,8 @@ def make(
         path: mup.growth(path, tuple(box.names), box.value.shape, narrow[path].value.shape)
         for path, box in boxes.items()
     }
-    check_heads(fields, boxes, narrow)
-    check_head(model, boxed, boxes, narrow)
+    check_scores(fields, given, boxes, narrow)
+    check_logits(model, boxed, boxes, narrow)
 
     def init(rng: jax.Array, batch: Any) -> Any:
         return mup.first_weights(
@@ -79,12 +86,17 @@ def make(
     return Widths(dataclasses.replace(model, init=init), rates)
 
 
-def check_heads(fields: Mapping[str, Any], boxes: Mapping, narrow: Mapping) -> None:
+def check_scores(
+    fields: Mapping[str, Any], given: Mapping[str, Any], boxes: Mapping, narrow: Mapping
+) -> None:
     """A head that grows wants its scores over C, which only some families can be told."""
     for path, box in boxes.items():
         for axis, n, base in zip(box.names, box.value.shape, narrow[path].value.shape, strict=True):
-            if axis == "head_dim" and n != base and not fields.get("attention_scale"):
-                scale = f"model.attention_scale = {base**0.5 / n:.6g}"
+            if axis == "head_dim" and n != base:
+                wanted = (given.get("attention_scale") or base**-0.5) * base / n
+                if abs(fields.get("attention_scale", 0.0) / wanted - 1) < 1e-3:
+                    continue
+                scale = f"model.attention_scale = {wanted:.6g}"
                 cure = f" or {scale}" if "attention_scale" in fields else ""
                 raise config.InputError(
                     f"mup: heads are {n} wide, of the base model {base}; scores over its root "
@@ -92,7 +104,7 @@ def check_heads(fields: Mapping[str, Any], boxes: Mapping, narrow: Mapping) -> N
                 )
 
 
-def check_head(model: Model, boxed: Any, boxes: Mapping, narrow: Mapping) -> None:
+def check_logits(model: Model, boxed: Any, boxes: Mapping, narrow: Mapping) -> None:
     """One table cannot have the first weights and the rates of both an embedding and a head."""
     plain = jax.tree.map(lambda box: box.value, boxed, is_leaf=rules.is_box)
     try:

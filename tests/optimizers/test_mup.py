@@ -133,6 +133,17 @@ def test_the_base_itself_is_as_without():
     assert run_of("decoder", BASE, "adamw", True).tuning.widths == {}
 
 
+def test_muons_rate_is_what_lets_a_norm_grow_as_the_root_of_out_over_in():
+    of_keys = (2, 64, 1, 8), (2, 16, 1, 8)  # one head, whatever the width
+    grown = {
+        "square": mup.growth("x/kernel", ("layers", "embed", "mlp"), (2, 64, 256), (2, 16, 64)),
+        "narrow": mup.growth("x/kernel", ("layers", "embed", "kv_heads", "head_dim"), *of_keys),
+        "head": mup.growth("head/kernel", ("embed", "vocab"), (64, 9), (16, 9)),
+    }
+    found = {name: one.rate(mup.MUON) for name, one in grown.items()}
+    assert found == {"square": 1 / 2, "narrow": 1 / 4, "head": 1 / 4}
+
+
 def test_rates_fall_and_decay_stays():
     params = {"kernel": jnp.full((2, 2), 3.0)}
     made = optax.adamw(0.1, weight_decay=0.5)
@@ -148,7 +159,12 @@ def test_rates_fall_and_decay_stays():
     ("fields", "told"),
     [
         ({"model.tied": True}, "embed/table, an embedding"),
-        ({"model.layers": 3}, "is [3, 32, 16], of the base model [1, 8, 16]"),
+        ({"model.layers": 3}, "not in layers"),
+        ({"mup.vocab": 32}, "not in vocab"),
+        ({"mup.hidden": 2048}, "as by mup.hidden"),
+        ({"mup.heads": 0}, "model.heads"),
+        ({"model.embed_scale": True}, "model.embed_scale = False"),
+        ({"model.heads": 8, "model.attention_scale": 0.125}, "model.attention_scale = 0.0625"),
         ({"model.heads": 8}, "model.attention_scale = 0.0625"),
         ({"model.position": "none"}, "only one of the model and its base has"),
         ({"optimizer.name": "sgd", "optimizer.weight_decay": None}, "allowed are adam, adamw"),
