@@ -25,5 +25,7 @@ def test_a_row_is_of_whole_runs_of_its_command(path):
     assert (runs.ROOT / script).exists()
     figures = [run["figures"][row["figure"]] for run in row["runs"].values()]
     assert row["value"] == pytest.approx(sum(figures) / len(figures))
-    for run in row["runs"].values():
+    assert all(one["source"] for one in row["published"])
+    for name, run in row["runs"].items():
         assert run["provenance"]["git"]
+        assert f"{script}:{name}" in run["provenance"]["command"]

@@ -10,13 +10,13 @@ HERE = pathlib.Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "results.md"
 HEAD = """# Results
 
-Real tasks whose data somebody has told a number of, each by one script of
-`experiments/real_tasks/`, run on the machine that is named; `DIR` holds the archives of the data.
-What a script wrote, with all figures, the whole config, versions and revision, lies in
-`experiments/real_tasks/results/`, and this page is made of those files. Minutes are of the whole
-command, from a folder with nothing prepared, on a machine that others used at the same time.
+Real tasks on public data, each by one script of `experiments/real_tasks/`, run on the machine that is
+named; `DIR` holds the archives of the data. What a script wrote, with all figures, the whole config,
+versions and revision (`+`: with changes that were not committed yet), lies in
+`experiments/real_tasks/results/`, and this page is made of those files. Minutes are of training with its
+evaluations, on a machine that others used at the same time.
 
-| task | ours | published | minutes |
+| task | ours | to compare: published, or chance | minutes |
 |---|---|---|---|
 """
 
@@ -41,7 +41,7 @@ def shown(row: dict, value: float) -> str:
 
 
 def details(row: dict) -> str:
-    sources = sorted({one["source"] for one in row["published"]} - {""})
+    sources = sorted({one["source"] for one in row["published"]})
     lines = [
         f"### {row['task']}\n",
         f"{row['title'][0].upper()}{row['title'][1:]}: `{row['figure']}`. {row['setting']}.\n",

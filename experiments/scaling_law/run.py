@@ -10,6 +10,7 @@ Hoffmann et al. 2022, arXiv:2203.15556), found without the largest size, which i
 """
 
 import argparse
+import functools
 import json
 import pathlib
 
@@ -18,6 +19,7 @@ import scipy.optimize
 from ml_collections import ConfigDict
 
 import bigmodel
+from bigmodel import costs, recipe
 
 HERE = pathlib.Path(__file__).parent
 PLACE = "runs/scaling_law"
@@ -71,10 +73,11 @@ def parameters(size: str) -> int:
     return 12 * layers * width**2
 
 
+@functools.cache
 def flops(size: str) -> float:
-    """Of a run: 6 for each parameter of the layers and the head, and token."""
-    width, _ = SIZES[size]
-    return 6.0 * (parameters(size) + 257 * width) * TOKENS * parameters(size)
+    """Of a run: those of its matrix products and its causal attention, for each token."""
+    fields = recipe.make(get_config(size)).fields
+    return costs.train_flops(fields, length=LENGTH).total * TOKENS * parameters(size)
 
 
 def main() -> None:
@@ -86,7 +89,8 @@ def main() -> None:
     results = {"flops": {size: flops(size) for size in losses}, "losses": losses, **law(losses)}
     (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     draw(results)
-    print(json.dumps({name: results[name] for name in ("exponent", "floor", "foretold")}, indent=1))
+    told = {name: x for name, x in results.items() if name not in ("losses", "flops")}
+    print(json.dumps(told, indent=1))
 
 
 def of_size(table: list[dict], size: str) -> list[float]:
@@ -95,42 +99,56 @@ def of_size(table: list[dict], size: str) -> list[float]:
 
 
 def law(losses: dict[str, list[float]]) -> dict:
-    """The law of all sizes but the last, with intervals, and what it says of the last.
+    """The law of all sizes but the last, with intervals, and what it says of a run of the last.
 
-    An interval is the middle 95 % of fits to one run drawn for each size, so that it is of the
-    seeds alone: that the form of the law may be another one is not in it.
+    An interval is the middle 95 % of a parametric bootstrap: means of each size drawn with the
+    deviation that seeds have (one for all sizes, of logarithms), and for the foretold run one
+    seed's on top. It is of the seeds alone: that the law may have another form is not in it.
     """
     *known, largest = losses
-    draws = np.random.default_rng(0)
-    fits = [fit({size: draws.choice(losses[size]) for size in known}) for _ in range(DRAWS)]
-    best = fit({size: float(np.mean(losses[size])) for size in known})
-    foretold = [float(loss(np.array(flops(largest)), *one)) for one in fits]
-    middle = {
-        "exponent": (best[2], [one[2] for one in fits]),
-        "floor": (best[0], [one[0] for one in fits]),
-        "scale": (best[1], [one[1] for one in fits]),
-        "foretold": (float(loss(np.array(flops(largest)), *best)), foretold),
-    }
+    logs = {size: np.log(losses[size]) for size in known}
+    spare = sum(len(found) - 1 for found in logs.values())
+    seeds = (sum(((found - found.mean()) ** 2).sum() for found in logs.values()) / spare) ** 0.5
+    means = {size: found.mean() for size, found in logs.items()}
+    best, draws = fit(means), np.random.default_rng(0)
+    of_mean = {size: seeds / len(found) ** 0.5 for size, found in logs.items()}
+    fits = [
+        fit({size: mean + of_mean[size] * draws.normal() for size, mean in means.items()})
+        for _ in range(DRAWS)
+    ]
+    foretold = [loss(flops(largest), *one) * np.exp(seeds * draws.normal()) for one in fits]
+    drawn = dict(zip(("floor", "scale", "exponent"), np.transpose(fits), strict=True))
+    values = dict(zip(drawn, best, strict=True))
+    values["foretold"], drawn["foretold"] = loss(flops(largest), *best), np.array(foretold)
+    off = [np.log(loss(flops(size), *best)) - mean for size, mean in means.items()]
     return {
-        name: {"value": value, "interval": np.quantile(drawn, [0.025, 0.975]).tolist()}
-        for name, (value, drawn) in middle.items()
-    } | {"largest": largest, "found": float(np.mean(losses[largest]))}
+        name: {"value": value, "interval": np.quantile(drawn[name], [0.025, 0.975]).tolist()}
+        for name, value in values.items()
+    } | {
+        "largest": largest,
+        "found": float(np.mean(losses[largest])),
+        "deviation_of_seeds": float(seeds),
+        "residual_of_the_fit": float(np.sqrt(np.mean(np.square(off)))),
+    }
 
 
-def loss(compute: np.ndarray, floor: float, scale: float, exponent: float) -> np.ndarray:
+def loss(compute, floor: float, scale: float, exponent: float):
     return floor + scale * (compute / flops("25k")) ** -exponent
 
 
-def fit(losses: dict[str, float]) -> tuple[float, float, float]:
-    """Floor, scale, exponent: least squares of the logarithms."""
-    compute = np.array([flops(size) for size in losses])
-    found = np.array(list(losses.values()))
+def fit(logs: dict[str, float]) -> tuple[float, float, float]:
+    """Floor, scale, exponent: least squares of the logarithms of losses."""
+    compute = np.array([flops(size) for size in logs])
+    found = np.array(list(logs.values()))
 
     def errors(x):
-        return np.log(loss(compute, *np.exp(x))) - np.log(found)
+        return np.log(loss(compute, *np.exp(x))) - found
 
-    start = np.log([0.5 * found.min(), found.max() - 0.5 * found.min(), 0.1])
-    floor, scale, exponent = np.exp(scipy.optimize.least_squares(errors, start).x)
+    low, high = np.exp(found.min()), np.exp(found.max())
+    solved = scipy.optimize.least_squares(errors, np.log([low / 2, high - low / 2, 0.1]))
+    if not solved.success:
+        raise RuntimeError(f"no fit: {solved.message}")
+    floor, scale, exponent = np.exp(solved.x)
     return float(floor), float(scale), float(exponent)
 
 
