@@ -109,7 +109,7 @@ if __name__ == "__main__":
             archives=("names.tar.xz",),
             prepare=people,
             published=(task.Published(1.92, "transformer of 200K parameters", MAKEMORE),),
-            setting="4 layers of width 64, dropout 0.1, 6,000 steps of 64 names; Muon and not AdamW",
+            setting="4 layers of width 64, dropout 0.1, 6,000 steps of 64 names; Muon, not AdamW",
         ),
     }
     task.main(__file__, TASKS)

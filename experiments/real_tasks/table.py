@@ -10,11 +10,11 @@ HERE = pathlib.Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "results.md"
 HEAD = """# Results
 
-Real tasks on public data, each by one script of `experiments/real_tasks/`, run on the machine that is
-named; `DIR` holds the archives of the data. What a script wrote, with all figures, the whole config,
-versions and revision (`+`: with changes that were not committed yet), lies in
-`experiments/real_tasks/results/`, and this page is made of those files. Minutes are of training with its
-evaluations, on a machine that others used at the same time.
+Real tasks on public data, each by one script of `experiments/real_tasks/`, run on the machine that
+is named; `DIR` holds the archives of the data. What a script wrote, with all figures, the whole
+config, versions and revision (`+`: with changes that were not committed yet), lies in
+`experiments/real_tasks/results/`, and this page is made of those files. Minutes are of training
+with its evaluations, on a machine that others used at the same time.
 
 | task | ours | to compare: published, or chance | minutes |
 |---|---|---|---|
