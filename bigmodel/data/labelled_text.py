@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from bigmodel import config
-from bigmodel.data import cache, labelling, records, tokenizers
+from bigmodel.data import cache, labelling, records, text_augment, tokenizers
 
 LABELS = ("classes", "numbers")
 
@@ -29,6 +29,8 @@ class Rows:
         labels: int32 [rows], or of numbers float32 [rows, 1].
         classes: their names in the order of their ids; of numbers none.
         notes: "content", a hash of all that, and "skipped", how many records do not fit.
+        augmentation: of texts, in training.
+        seed: of its draws.
     """
 
     source: str
@@ -41,6 +43,8 @@ class Rows:
     labels: np.ndarray
     classes: tuple[str, ...]
     notes: Mapping[str, Any]
+    augmentation: text_augment.Augmentation = text_augment.Augmentation()
+    seed: int = 0
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -51,11 +55,14 @@ class Rows:
         tokens, types = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
         segments = np.zeros(shape, np.int32)
         for row, index in enumerate(indices):
-            end = 1
+            end, draw = 1, None
+            if self.augmentation and epochs is not None:
+                draw = np.random.default_rng([self.seed, int(epochs[row]), int(index)])
             tokens[row, 0] = self.tokenizer.bos
             for text in range(self.texts):
                 at = int(index) * self.texts + text
                 ids = self.tokens[self.offsets[at] : self.offsets[at + 1]]
+                ids = ids if draw is None else self.augmentation.of(ids, draw)
                 begin, end = end, end + len(ids) + 1
                 tokens[row, begin:end] = [*ids, self.tokenizer.eos]
                 types[row, begin:end] = text
@@ -116,6 +123,9 @@ def open_rows(
     classes: tuple[str, ...] = (),
     unfit: str = "refuse",
     normalize: str = "NFC",
+    token_drop: float = 0.0,
+    token_swap: float = 0.0,
+    seed: int = 0,
     cache_dir: str = "",
     training: tuple[str, str] | None = None,
     extensions: Mapping[str, Callable[[], Iterable[Any]]] | None = None,
@@ -134,6 +144,8 @@ def open_rows(
         classes: names in the order of their ids; (): those of the training split, sorted.
         unfit: a name of `labelling.UNFIT`.
         normalize: a Unicode form, or "none".
+        token_drop, token_swap: see `text_augment.Augmentation`; evaluation has none of it.
+        seed: of its draws.
         cache_dir: see `cache.open_cache`.
         training: source and split that the run trains on, whose labels are the classes; None:
             these ones.
@@ -166,7 +178,11 @@ def open_rows(
     _, arrays, notes = cache.built(reading.key, cache_dir, reading.write)
     if labels == "classes":
         classes = tuple(notes["classes"])
-    return Rows(source, split, tokenizer, length, texts, **arrays, classes=classes, notes=notes)
+    augmentation = text_augment.Augmentation(token_drop, token_swap)
+    return Rows(
+        source, split, tokenizer, length, texts, **arrays, classes=classes, notes=notes,
+        augmentation=augmentation, seed=seed,
+    )  # fmt: skip
 
 
 def texts(data: Mapping[str, Any], extensions: Any = None) -> Iterator[str]:

@@ -11,7 +11,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from bigmodel import config
-from bigmodel.data import kinds, labelled_text, labelling, tfds_source
+from bigmodel.data import kinds, labelled_text, labelling, text_augment, tfds_source
 
 RECORDS = [
     dict(text="a fine film", second="it is", label="good"),
@@ -257,3 +257,34 @@ def test_a_tokenizer_is_trained_on_the_texts_of_a_split(tmp_path):
     fields = kinds.fields(labelled_text.open_rows) | dict(source=source, split="all")
     found = kinds.TEXTS["labelled_text"](fields | dict(second_field="second"))
     assert list(found) == [r[name] for r in RECORDS for name in ("text", "second")]
+
+
+def test_an_augmented_text_is_of_seed_epoch_and_row_and_evaluation_has_none(tmp_path):
+    source = written(tmp_path, "jsonl")
+    plain = rows(source)
+    changed = rows(source, token_drop=0.3, token_swap=0.3, seed=1)
+    some, first = np.array([2, 0]), np.zeros(2, int)
+    one, again, other = (changed.take(some, first + epoch)["tokens"] for epoch in (0, 0, 1))
+    np.testing.assert_array_equal(one, again)
+    assert (one != other).any()
+    assert (one != rows(source, token_drop=0.3, seed=2).take(some, first)["tokens"]).any()
+    alone = changed.take(some[1:], first[1:])["tokens"]
+    np.testing.assert_array_equal(alone[0], one[1])  # whatever stands beside it
+    for epochs, opened in ((None, changed), (first, plain)):
+        np.testing.assert_array_equal(
+            opened.take(some, epochs)["tokens"], plain.take(some)["tokens"]
+        )
+
+
+def test_tokens_are_dropped_at_their_rate_and_swaps_lose_none():
+    draw = np.random.default_rng(0)
+    ids = np.arange(10_000)
+    kept = text_augment.Augmentation(drop=0.2).of(ids, draw)
+    assert len(kept) == pytest.approx(8000, abs=200)
+    assert (np.diff(kept) > 0).all()
+    swapped = text_augment.Augmentation(swap=0.1).of(ids, draw)
+    np.testing.assert_array_equal(np.sort(swapped), ids)
+    assert np.mean(swapped != ids) == pytest.approx(0.18, abs=0.02)
+    assert len(text_augment.Augmentation(drop=0.99).of(ids[:1], draw)) == 1
+    with pytest.raises(config.InputError, match="data.token_drop = 1.0: a rate"):
+        text_augment.Augmentation(drop=1.0)
