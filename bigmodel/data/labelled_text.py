@@ -43,8 +43,8 @@ class Rows:
     labels: np.ndarray
     classes: tuple[str, ...]
     notes: Mapping[str, Any]
-    augmentation: text_augment.Augmentation = text_augment.Augmentation()
-    seed: int = 0
+    augmentation: text_augment.Augmentation
+    seed: int
 
     def __len__(self) -> int:
         return len(self.labels)
