@@ -24,6 +24,7 @@ from bigmodel.config.subcommands import (
     IMPORT,
     JSON,
     PLAN,
+    PREPARE,
     REPORT,
     SAMPLING,
     SWEEP,
@@ -100,9 +101,7 @@ def _run(argv: list[str]) -> int:
 def _overview() -> str:
     width = max(map(len, COMMANDS)) + 2
     lines = [f"  {name:{width}}{command.help}" for name, command in COMMANDS.items()]
-    last = (
-        "bigmodel SUBCOMMAND --help lists its flags. Exit status: 0, 2 for a refused input, or 1."
-    )
+    last = "bigmodel SUBCOMMAND --help lists its flags. Exit status: 0, 2: input refused, or 1."
     return "\n".join(["usage: bigmodel SUBCOMMAND [flags]", "", *lines, "", last])
 
 
@@ -242,10 +241,11 @@ def _config(values: Values, loaded: config.Loaded) -> None:
             print("", *recipe.tuning_table(recipe.make_stored(loaded).tuning), sep="\n")
 
 
-def _prepare(_: Values, loaded: config.Loaded) -> None:
+def _prepare(values: Values, loaded: config.Loaded) -> None:
     from bigmodel import recipe
 
-    print(recipe.prepare_data(loaded, recipe.preparing()))
+    where = values.runner, values.runner_options, values.runner_place
+    print(recipe.prepare_data(loaded, recipe.preparing(), *where))
 
 
 def _inspect(values: Values, loaded: config.Loaded) -> None:
@@ -301,7 +301,7 @@ COMMANDS = {
         Flag("diff", str, "FILE[:SIZE]", "prints the fields that are other in this config"),
         JSON,
     )),
-    "data prepare": Command(_prepare, "builds the token cache", (CONFIG,)),
+    "data prepare": Command(_prepare, "builds the token cache", PREPARE),
     "data inspect": Command(_inspect, "shows what the data holds", (CONFIG, REPORT)),
     "data train-tokenizer": Command(_train_tokenizer, "trains a tokenizer on the data", (
         CONFIG,

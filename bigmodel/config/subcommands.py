@@ -52,6 +52,12 @@ GENERATE = (
     *DRAWING[2:],
     JSON,
 )
+PREPARE = (
+    CONFIG,
+    Flag("runner", str, "NAME", "prepares by Apache Beam: DirectRunner, DataflowRunner, ..."),
+    Flag("runner_options", str, '"--A=B ..."', "the flags of the runner"),
+    Flag("runner_place", str, "DIR", "a folder or bucket that its machines and this one reach"),
+)
 SWEEP = (
     Flag("configs", str, "FILE", "Python with get_configs(), the list", required=True),
     dataclasses.replace(WORKDIR, help="each run goes to DIR/NAME"),

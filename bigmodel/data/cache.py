@@ -4,6 +4,7 @@ Documents are one flat array of tokens, each document ended by `eos`, and the of
 them. A cache's folder is named by a hash of everything that shaped it.
 """
 
+import contextvars
 import dataclasses
 import hashlib
 import json
@@ -24,6 +25,9 @@ FORMS = ("NFC", "NFKC", "NFD", "NFKD", "none")
 
 # Below this, starting processes costs more than they save.
 BYTES_FOR_WORKERS = 2**25
+
+# What prepares a source's parts while it is set, in place of this machine: `beam.Runner.run`.
+ELSEWHERE: contextvars.ContextVar[Callable | None] = contextvars.ContextVar("elsewhere")
 
 Progress = Callable[[str, int, int], None]  # (what, bytes done, bytes in all or 0 if unknown)
 
@@ -207,7 +211,14 @@ def _tokenize(
         done += source.sizes[index]
         report(what, done, total)
 
-    if source.documents is not None or few or workers == 1 or len(source.parts) < 2:
+    if elsewhere := ELSEWHERE.get(None):
+        if source.documents is not None:
+            raise config.InputError(
+                f'source "{source.name}" is a function, which this process alone can read; allowed '
+                "is to prepare it without a runner."
+            )
+        counts = elsewhere(source.parts, preparation, scratch, finish)
+    elif source.documents is not None or few or workers == 1 or len(source.parts) < 2:
         counts = []
         for index, part in enumerate(source.parts):
 

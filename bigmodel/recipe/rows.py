@@ -199,9 +199,41 @@ def check_rows(recipe: "build.Recipe", rows: Any) -> None:
         )
 
 
-def prepare_data(loaded: config.Loaded, progress: Progress | None = None) -> str:
-    """Builds the caches of a config's splits, and says what they hold."""
+def prepare_data(
+    loaded: config.Loaded,
+    progress: Progress | None = None,
+    runner: str | None = None,
+    options: str | None = None,
+    place: str | None = None,
+) -> str:
+    """Builds the caches of a config's splits, and says what they hold.
+
+    Args:
+        loaded: the config.
+        progress: is told of what is read.
+        runner, place: see `data.beam.Runner`; None: processes of this machine prepare.
+        options: the runner's flags, spaces between them.
+    """
     loaded = build.resolve(loaded)
+    if not runner:
+        return prepared(loaded, progress)
+    if "workers" not in loaded.config.data:
+        raise config.InputError(
+            f"--runner={runner}: data.kind = {loaded.config.data.kind!r} is not prepared in parts; "
+            "those that are have data.workers, such as 'text'."
+        )
+    from bigmodel.data import beam, cache
+
+    before = cache.ELSEWHERE.set(
+        beam.Runner(runner, tuple((options or "").split()), place or "").run
+    )
+    try:
+        return prepared(loaded, progress)
+    finally:
+        cache.ELSEWHERE.reset(before)
+
+
+def prepared(loaded: config.Loaded, progress: Progress | None) -> str:
     splits = [("", loaded.config.data.split)]
     for name, entry in loaded.config.evals.items():
         fields = entries.evaluation(name, entry)
