@@ -31,6 +31,7 @@ def get_config(size="1b"):
     config = ConfigDict(dict(seed=0, steps=10, note="plain", axes=("a", "b")))
     config.model = dict(dropout=0.0, scan=True, hidden=config_dict.placeholder(int), **SIZES[size])
     config.data = dict(mixture=ConfigDict(allow_dotted_keys=True))
+    config.evals = dict(held_out=dict(split="validation"))
     return config.lock()
 """
 
@@ -61,6 +62,7 @@ OVERRIDES = {
     "model.scan=false": ("model.scan", False),
     "model.hidden=256": ("model.hidden", 256),
     "model.width=None": ("model.width", None),
+    "evals.held_out.batches=3": ("evals.held_out.batches", 3),  # its other fields are optional
     "data.mixture={'text:a/*.txt': 0.5}": ("data.mixture", {"text:a/*.txt": 0.5}),
 }
 

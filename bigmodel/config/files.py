@@ -156,6 +156,10 @@ def _override(config: ConfigDict, override: str) -> None:
     path, equals, value = override.partition("=")
     if not equals:
         raise InputError(f"{override}: an override is field=value, as in model.width=128.")
+    if (entry := _entry_without(config, path)) is not None:
+        with entry.unlocked():
+            entry[path.split(".")[-1]] = _literal(value)
+        return
     kind = _field_type(config, path, override)
     try:
         if value == "None":
@@ -174,6 +178,15 @@ def _override(config: ConfigDict, override: str) -> None:
     except (flags.Error, ValueError, TypeError, SyntaxError, AttributeError) as error:
         wanted = WANTED.get(dict if kind is ConfigDict else kind, kind.__name__)
         raise InputError(f"{override}: {path} wants {wanted}.") from error
+
+
+def _entry_without(config: ConfigDict, path: str) -> ConfigDict | None:
+    """The evaluation that a path adds a field to; which fields it may have is checked with it."""
+    section, *parts = path.split(".")
+    if section != "evals" or len(parts) != 2 or not isinstance(config.get("evals"), ConfigDict):
+        return None
+    entry = config.evals.get(parts[0])
+    return entry if isinstance(entry, ConfigDict) and parts[1] not in entry else None
 
 
 def _field_type(config: ConfigDict, path: str, override: str) -> type:
