@@ -13,6 +13,7 @@ from bigmodel import config
 from bigmodel.data import cache, labelling, records, text_augment, tokenizers
 
 LABELS = ("classes", "numbers")
+SHOWN = 12  # classes in a line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +102,9 @@ class Rows:
             low, high = self.labels.min(), self.labels.max()
             return f"{found}{skipped}, labels from {low:g} to {high:g}"
         counts = np.bincount(self.labels, minlength=len(self.classes))
-        named = (f"{name} {count:,}" for name, count in zip(self.classes, counts, strict=True))
-        return f"{found}{skipped}, classes {', '.join(named)}"
+        named = [f"{name} {count:,}" for name, count in zip(self.classes, counts, strict=True)]
+        shown = ", ".join([*named[:SHOWN], *["..."] * (len(named) > SHOWN)])
+        return f"{found}{skipped}, {len(named)} classes: {shown}"
 
     @functools.cached_property
     def fingerprint(self) -> str:
