@@ -15,7 +15,7 @@ from typing import Any
 from etils import epath
 
 from bigmodel import config
-from bigmodel.data import filters, prepare, sources, tokenizers
+from bigmodel.data import prepare, sources, tokenizers
 
 COUNTS = "{:06}.counts.json"
 
@@ -52,8 +52,7 @@ class Runner:
         between = epath.Path(self.place) / folder.name if self.place else epath.Path(folder)
         between.mkdir(parents=True, exist_ok=True)
         options = PipelineOptions([*self.options, f"--runner={self.name}"])
-        settings = {**vars(preparation), "keeping": filters.packed(preparation.keeping)}
-        task = Task(settings, str(between))
+        task = Task(preparation.packed(), str(between))
         try:
             made = apache_beam.Pipeline(options=options)
         except ValueError as error:  # it lists the runners that there are
@@ -83,7 +82,7 @@ class Task:
     """What a machine does with (number, part).
 
     Attributes:
-        settings: of `prepare.Preparation`, its filters packed.
+        settings: what `prepare.Preparation.packed` gave.
         place: where the files of the part go.
     """
 
@@ -92,8 +91,7 @@ class Task:
 
     def __call__(self, numbered: tuple[int, sources.Part]) -> int:
         number, part = numbered
-        keeping = filters.unpacked(self.settings["keeping"])
-        preparation = prepare.Preparation(**{**self.settings, "keeping": keeping})
+        preparation = prepare.Preparation.unpacked(self.settings)
         tokenizer = tokenizers.load(preparation.tokenizer)
         with tempfile.TemporaryDirectory() as made:
             prefix = pathlib.Path(made) / f"{number:06}"

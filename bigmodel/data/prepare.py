@@ -33,6 +33,15 @@ class Preparation:
     signed: bool = False
     keeping: Mapping[str, filters.Filter] = dataclasses.field(default_factory=dict)
 
+    def packed(self) -> dict[str, Any]:
+        """What JSON can hold, for another process to unpack."""
+        return {**vars(self), "keeping": filters.packed(self.keeping)}
+
+    @staticmethod
+    def unpacked(settings: Mapping[str, Any]) -> "Preparation":
+        """What `packed` packed."""
+        return Preparation(**{**settings, "keeping": filters.unpacked(settings["keeping"])})
+
 
 def prepare(
     documents: Iterable[sources.Document],

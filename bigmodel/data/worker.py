@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TextIO, cast
 
 from bigmodel import config
-from bigmodel.data import filters, prepare, sources, tokenizers
+from bigmodel.data import prepare, sources, tokenizers
 
 
 def run(
@@ -29,7 +29,7 @@ def run(
     done: Callable[[int], None],
 ) -> list[prepare.Counts]:
     """`prepare` of each part into files FOLDER/NUMBER.*; `done(number)` as each part ends."""
-    settings = {**vars(preparation), "keeping": filters.packed(preparation.keeping)}
+    settings = preparation.packed()
     tasks = [
         {"part": part, "preparation": settings, "prefix": f"{folder}/{number:06}"}
         for number, part in enumerate(parts)
@@ -120,11 +120,10 @@ def serve(lines: Iterable[str], answer: Callable[[str], None]) -> None:
     loaded: dict[str, tokenizers.Tokenizer] = {}
     for line in lines:
         task = json.loads(line)
-        settings, prefix = task["preparation"], pathlib.Path(task["prefix"])
-        name = settings["tokenizer"]
+        prefix = pathlib.Path(task["prefix"])
         try:
-            settings["keeping"] = filters.unpacked(settings["keeping"])
-            preparation = prepare.Preparation(**settings)
+            preparation = prepare.Preparation.unpacked(task["preparation"])
+            name = preparation.tokenizer
             if name not in loaded:
                 loaded[name] = tokenizers.load(name)
             documents = sources.read(task["part"])

@@ -40,8 +40,7 @@ class Encoder(nn.Module):
         masked_head: whether there is what predicts masked tokens.
         masked_activation: of it, a name of `feedforward.ACTIVATIONS`.
         pooler: whether there is one vector of a row: tanh(W h + b), [B, D].
-        pooling: what its h is: of the "first" token, as in BERT, or the "mean" of all tokens, which
-            a small encoder learns from sooner that no pretraining taught to gather in the first.
+        pooling: what its h is: of the "first" token, as in BERT, or the "mean" of all tokens.
         next_sentence: whether the pooled vector is told apart in two: does B follow A, or not.
         classes: N of a row, from the pooled vector, or how many numbers; 0: none.
         token_classes: N of each token; 0: none.

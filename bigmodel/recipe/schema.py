@@ -41,13 +41,8 @@ def against_schema(values: Any, extensions: Mapping) -> None:
             config.fit(values[name][field], kind(section[field]), f"{name}.{field}")
 
 
-OPEN = (
-    "evals",
-    "compiler",
-    "prices",
-    "rates",
-    "mup",
-)  # sections whose entries have checks of their own
+# Sections whose entries have checks of their own.
+OPEN = ("evals", "compiler", "prices", "rates", "mup")
 
 
 def kind_of_data(values: Any) -> str:

@@ -24,7 +24,7 @@ import bigmodel
 
 PLACE = "runs/real_tasks/{}/data"
 SASREC = "Kang and McAuley 2018, arXiv:1808.09781, table III"
-USERS, ITEMS = 31_013, 23_715  # of video-games
+ITEMS = 23_715  # of video-games
 
 
 def get_config(task: str = "video-games") -> ConfigDict:

@@ -65,9 +65,8 @@ def test_what_prepares_elsewhere_is_asked_for_every_part(tmp_path):
 
     def run(parts, preparation, folder, done):
         asked.extend(range(len(parts)))
-        settings = {**vars(preparation), "keeping": ""}
         for numbered in reversed(list(enumerate(parts))):
-            beam.Task(settings, str(tmp_path / "between"))(numbered)
+            beam.Task(preparation.packed(), str(tmp_path / "between"))(numbered)
         runner = beam.Runner("any", place=str(tmp_path))
         return list(runner.fetched(beam.epath.Path(tmp_path / "between"), folder, len(parts), done))
 

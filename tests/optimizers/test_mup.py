@@ -18,14 +18,14 @@ from bigmodel.optimizers import mup
 BASE, WIDTHS, STEPS = 128, (128, 512), 4
 
 
-def decoder(width):
+def decoder():
     made = bigmodel.default_config("decoder", objective="next_token")
     made.model.update(vocab=64, layers=1, tied=False, dtype="float32", length=16)
     made.data.update(source="python_stdlib", tokenizer="bytes", length=16)
     return made
 
 
-def vit(width):
+def vit():
     made = bigmodel.default_config("vit", objective="classify", data="images")
     made.model.update(image=8, channels=1, patch=2, classes=10, layers=1, dtype="float32")
     made.data.update(source="digits", size=8, channels=1)
@@ -40,7 +40,7 @@ def sizes(width):
 
 
 def run_of(family, width, optimizer, with_mup):
-    made = FAMILIES[family](width)
+    made = FAMILIES[family]()
     made.batch = 8
     made.model.update(**sizes(width))
     made.optimizer.update(name=optimizer, weight_decay=0.0)
@@ -174,7 +174,7 @@ def test_rates_fall_and_decay_stays():
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_what_no_width_carries_over_to_is_refused(fields, told):
-    made = decoder(512)
+    made = decoder()
     made.model.update(**sizes(512))
     made.mup.update(**sizes(BASE), layers=1, position="learned")
     for name, value in fields.items():
