@@ -17,7 +17,7 @@ VERSION := $(shell $(PYTHON) -c '$(TELL_VERSION)' 2>/dev/null)
 MADE := $(VENV)/made-by-$(VERSION)
 INSTALLED := $(VENV)/installed-by-$(VERSION)$(EXTRA:%=-%)
 
-.PHONY: install quickstart test test-families test-layouts test-tpu test-plan test-parity smoke lint format docs bench
+.PHONY: install quickstart test test-families test-layouts test-tpu test-plan test-parity test-faults smoke lint format docs bench
 
 install: $(INSTALLED)
 
@@ -64,6 +64,10 @@ test-plan: install
 test-parity: install
 	$(BIN)/python -m pip install --quiet --editable ".[parity]"
 	$(BIN)/python -m pytest -n $(JOBS) -m "parity or not parity" tests/convert
+
+# Everything that can happen to a job of several hosts, with real processes.
+test-faults: install
+	$(BIN)/python -m pytest -m "faults or not faults" tests/faults
 
 smoke: install
 	$(BIN)/python -m pytest -m smoke

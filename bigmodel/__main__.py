@@ -20,6 +20,7 @@ from bigmodel.config.subcommands import (
     GENERATE,
     IMPORT,
     JSON,
+    LOCAL,
     PLAN,
     PREPARE,
     REPORT,
@@ -108,6 +109,7 @@ COMMANDS = {
     "train": Command(commands.train, "trains, or resumes what the folder holds", (CONFIG, WORKDIR)),
     "evaluate": Command(commands.evaluate, "scores a checkpoint", EVALUATE),
     "generate": Command(commands.generate, "samples text, or draws images", GENERATE),
+    "launch local": Command(commands.launch_local, "trains as a job of processes here", LOCAL),
     "sweep": Command(commands.sweep, "trains a list of configs, one after another", SWEEP),
     "config": Command(commands.show_config, "prints the resolved config, or how two differ", (
         CONFIG,

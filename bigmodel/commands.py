@@ -19,17 +19,47 @@ Values = Any  # absl's FlagValues: each flag's value is an attribute
 
 def train(values: Values, loaded: config.Loaded) -> int:
     from bigmodel import checkpoint
-    from bigmodel.train import loop, watch
+    from bigmodel.train import loop, rollcall, safety, watch
 
     try:
         loop.train(loaded, values.workdir)
-    except loop.Stopped as stopped:
+    except safety.Stopped as stopped:
         print(f"bigmodel: {stopped}; the same command goes on from there", file=sys.stderr)
         return stopped.status
-    except (watch.NonFiniteError, checkpoint.UnsoundError) as error:
+    except (watch.NonFiniteError, checkpoint.UnsoundError, rollcall.AbsentError) as error:
         print(f"bigmodel: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def launch_local(values: Values, loaded: config.Loaded) -> int:
+    from etils import epath
+
+    from bigmodel.launch import local
+    from bigmodel.train import workdir
+
+    folder = workdir.place(values.workdir)
+    is_local = "://" not in str(folder)
+    logs = pathlib.Path(folder) / "logs" if is_local else pathlib.Path("logs", folder.name)
+    flags = [f"--config={values.config}", f"--workdir={values.workdir}"]
+    flags += [f"--config.{override}" for override in loaded.overrides]
+
+    def newest() -> int:
+        saved = epath.Path(folder) / "checkpoints"
+        names = [path.name for path in saved.iterdir()] if saved.exists() else []
+        return max((int(name) for name in names if name.isdigit()), default=-1)
+
+    supervisor = local.Supervisor(
+        [sys.executable, "-m", "bigmodel", "train", *flags],
+        hosts=values.hosts,
+        devices=values.devices_per_host,
+        logs=logs,
+        restarts=values.restarts,
+        grace=values.grace,
+        progress=newest,
+        show=lambda text: print(text, file=sys.stderr, flush=True),
+    )
+    return supervisor.run()
 
 
 def sweep(values: Values) -> int:

@@ -129,17 +129,37 @@ def assumed_cudnn(version: int) -> Iterator[None]:
         library.check_cudnn_version = asked
 
 
-def wait_for_all(name: str, hours: int = 24 * 7) -> None:
-    """Returns when every process of the job has come here, or raises that one of them has died.
+def coordination() -> Any:
+    """The client of jax's coordination service, or None in a process that is no job of several.
 
-    A collective is no place to wait for long: the first one between processes gives up after 30 s
-    on CPU. jax's own barrier does not, and has no public name.
-
-    Args:
-        name: of the place, never used before.
-        hours: to wait at most.
+    It has a barrier and a table of texts that all processes share, and no public name.
     """
+    import jax
     from jax._src import distributed
 
     client: Any = distributed.global_state.client
-    client.wait_at_barrier(name, timeout_in_ms=hours * 3600 * 1000)
+    return client if client is not None and jax.process_count() > 1 else None
+
+
+def cluster(seconds: int) -> tuple[str, int, int] | None:
+    """Address of the first process, how many there are, and which this one is, or None.
+
+    As jax's own detection finds them (Slurm, Open MPI, TPU pods, Kubernetes); it has no public
+    name apart from `jax.distributed.initialize`, which does not say what it found.
+    """
+    from jax._src import clusters
+
+    found = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+        None, None, None, None, None, seconds
+    )
+    address, processes, process, _ = found
+    if address is None or processes is None or process is None:
+        return None
+    return address, processes, process
+
+
+def on_tpu_vm() -> bool:
+    """Whether this is a Cloud TPU machine, whose pod jax finds by asking the metadata server."""
+    from jax._src import cloud_tpu_init
+
+    return bool(cloud_tpu_init.running_in_cloud_tpu_vm)

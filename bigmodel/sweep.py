@@ -20,7 +20,7 @@ from etils import epath
 
 from bigmodel import checkpoint, config
 from bigmodel import recipe as recipes
-from bigmodel.train import loop, watch, workdir, writers
+from bigmodel.train import loop, safety, watch, workdir, writers
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
 TABLE, FAILED = "sweep.json", "failed.txt"
@@ -128,7 +128,7 @@ def train(entry: Entry) -> None:
     note.unlink(missing_ok=True)
     try:
         loop.train(entry.loaded, entry.folder)
-    except loop.Stopped:
+    except safety.Stopped:
         raise
     except Exception as error:
         if not isinstance(error, REFUSED):
@@ -166,7 +166,7 @@ def command(configs: str, workdir: str, table: bool, as_json: bool, **options: A
     """`bigmodel sweep`: the exit status is 1 where a run has failed."""
     try:
         rows = sweep(configs, workdir, run=not table, **options)
-    except loop.Stopped as stopped:
+    except safety.Stopped as stopped:
         config.to_stderr(f"bigmodel: {stopped}; the same command goes on from there")
         return stopped.status
     print(json.dumps(rows)) if as_json else show(rows)

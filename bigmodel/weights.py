@@ -201,7 +201,7 @@ def opened(folder: str | epath.Path, into: pathlib.Path, step: int | None) -> Ru
             raise config.InputError(f"{into}: holds files already; choose another folder.")
 
     processes.join()
-    processes.together(check_empty)
+    processes.together(check_empty, "a look at the folder")
     return load(folder, step=step)
 
 

@@ -163,9 +163,9 @@ def test_a_stopped_run_ends_with_its_signals_status_and_a_failed_one_with_1(
     folder, monkeypatch, capsys
 ):
     from bigmodel import checkpoint
-    from bigmodel.train import loop, watch
+    from bigmodel.train import loop, safety, watch
 
-    interrupted, terminated = loop.Stopped("SIGINT", 3), loop.Stopped("SIGTERM", 3)
+    interrupted, terminated = safety.Stopped("SIGINT", 3), safety.Stopped("SIGTERM", 3)
     failed = watch.NonFiniteError("nan"), checkpoint.UnsoundError("no sound checkpoint")
     for error, status in ((interrupted, 130), (terminated, 143), *((e, 1) for e in failed)):
 

@@ -6,7 +6,7 @@ import pytest
 
 import bigmodel
 from bigmodel import __main__ as door
-from bigmodel.train import loop, processes, writers
+from bigmodel.train import loop, processes, safety, writers
 from tests import runs
 
 SMALL = {"steps": 3, "model.layers": 1, "evals.validation.batches": 1}
@@ -32,7 +32,7 @@ def swept(tmp_path_factory):
     asked = iter([True])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(processes.StopRequest, "agreed", lambda *_: next(asked))
-        with pytest.raises(loop.Stopped, match="step 1"):
+        with pytest.raises(safety.Stopped, match="step 1"):
             bigmodel.sweep(file, folder / "runs")
     between = bigmodel.sweep(file, folder / "runs", run=False)
     hosts = [bigmodel.sweep(file, folder / "runs", hosts=2, host=i) for i in range(2)]

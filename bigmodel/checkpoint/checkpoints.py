@@ -144,7 +144,7 @@ class Checkpoints:
         self.wait()
         wanted = trees.flatten(abstract)
         faults: dict[int, str] = {}
-        while (at := agreement.from_process_0(self._candidate(step, faults))) >= 0:
+        while (at := self._agree(step, faults)) >= 0:
             found, fault = self._read(at, wanted)
             if found is not None:
                 values, metadata = found
@@ -252,6 +252,10 @@ class Checkpoints:
         left = [at for at in self._folders() if at not in faults and step in (None, at)]
         return max(left, default=-1)
 
+    def _agree(self, step: int | None, faults: Mapping[int, str]) -> int:
+        """Process 0's candidate, on every process."""
+        return agreement.from_process_0(self._candidate(step, faults), "which checkpoint to take")
+
     def _read(
         self, step: int, wanted: dict[str, jax.ShapeDtypeStruct]
     ) -> tuple[tuple[dict[str, jax.Array], dict[str, Any]] | None, str]:
@@ -265,7 +269,7 @@ class Checkpoints:
             manifest.check_sizes(folder, content)
         except manifest.Damaged as error:
             fault = str(error)
-        if fault := agreement.agreed(fault):
+        if fault := agreement.agreed(fault, f"the manifest of checkpoint {step}"):
             return None, fault
         known = content["leaves"]
         leaves.check_fit(wanted, known, where=str(folder))
@@ -274,7 +278,7 @@ class Checkpoints:
             arrays = store.read(folder, stored, known)
         except store.Unreadable as error:
             fault = str(error)
-        if fault := agreement.agreed(fault):
+        if fault := agreement.agreed(fault, f"the arrays of checkpoint {step}"):
             return None, fault
         sums = {name: compat.in_turn(checksums.checksum(array)) for name, array in arrays.items()}
         for name, value in sums.items():

@@ -38,7 +38,7 @@ class Clock:
             self.first, self.ask_at = step, step + 1
         if step < self.ask_at:
             return False
-        wait = agreement.from_process_0(self.steps_to_wait(step))
+        wait = agreement.from_process_0(self.steps_to_wait(step), "the time to save")
         self.ask_at = step + wait
         return wait == 0
 

@@ -66,6 +66,14 @@ SWEEP = (
     Flag("table", bool, "", "runs nothing, prints the table of what is there", False),
     JSON,
 )
+LOCAL = (
+    CONFIG,
+    WORKDIR,
+    Flag("hosts", int, "N", "processes, each a host", 2, bounds=(1, None)),
+    Flag("devices_per_host", int, "N", "simulated CPU devices of each", 1, bounds=(1, None)),
+    Flag("restarts", int, "N", "starts anew that come no further, at most", 3, bounds=(0, None)),
+    Flag("grace", float, "SECONDS", "to end after SIGTERM", 60.0, bounds=(0, None)),
+)
 IMPORT = (
     dataclasses.replace(CONFIG, value="", help="", required=False),
     dataclasses.replace(WORKDIR, help="where the run goes, ready for generate and init_from"),

@@ -63,6 +63,8 @@ def default_config(
             "best": "",  # a metric such as "validation/loss" whose best checkpoint is kept too
             "best_is": "lowest",  # or "highest"
         },
+        # stalled_seconds: after which a step that does not end ends the job; 0: never
+        "watch": {"silent_seconds": 30.0, "stalled_seconds": 600.0},
         "evals": {},  # name -> fields of entries.EVAL_FIELDS
         "log": {"every": 10, "tensorboard": True, "wandb": ""},  # wandb: name of the project
         "profile": {"start": 0, "steps": 0},  # window of steps that a trace records

@@ -12,24 +12,22 @@ from bigmodel import recipe as recipes
 from bigmodel.data import pipeline
 from bigmodel.report import curve
 from bigmodel.sharding import mesh as meshes
-from bigmodel.train import compiled, meter, processes, start, teller, workdir, writers
+from bigmodel.train import (
+    compiled,
+    heartbeat,
+    meter,
+    processes,
+    safety,
+    start,
+    teller,
+    workdir,
+    writers,
+)
 from bigmodel.train import progress as progresses
 from bigmodel.train import state as states
 from bigmodel.train.job import Job
 
 Metrics = dict[str, float]
-
-
-class Stopped(Exception):
-    """A signal asked the run to stop; its state is saved and the same command goes on.
-
-    Attributes:
-        status: what the process should end with.
-    """
-
-    def __init__(self, reason: str, step: int):
-        super().__init__(f"stopped by {reason or 'another process'} at step {step:,}; it is saved")
-        self.status = 130 if reason == "SIGINT" else 143
 
 
 def train(loaded: config.Loaded | Any, folder: str | epath.Path) -> Metrics:
@@ -47,7 +45,7 @@ def train(loaded: config.Loaded | Any, folder: str | epath.Path) -> Metrics:
         NonFiniteError: a loss or gradient was no number and `nonfinite` is "stop".
         Stopped: SIGTERM or Ctrl-C came; the state is saved.
     """
-    processes.join()
+    processes.join(loaded)
     compat.use_compilation_cache()
     recipe = recipes.make(loaded)
     for name, entry in recipe.config.evals.items():
@@ -55,6 +53,7 @@ def train(loaded: config.Loaded | Any, folder: str | epath.Path) -> Metrics:
     folder = workdir.place(folder)
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(progresses.Progress(recipe.steps))
+        heart = stack.enter_context(safety.watched(recipe, folder, progress.print))
         stack.enter_context(meshes.use(recipe.mesh, recipe.rules))
         checkpoints = stack.enter_context(
             checkpoint.Checkpoints(
@@ -63,7 +62,7 @@ def train(loaded: config.Loaded | Any, folder: str | epath.Path) -> Metrics:
                 order=recipe.layer_order,
             )
         )
-        job, state = prepare(recipe, folder, checkpoints, progress)
+        job, state = prepare(recipe, folder, checkpoints, progress, heart)
         # Until here a signal ends the process at once: there is nothing to save.
         request = stack.enter_context(processes.StopRequest())
         write = stack.enter_context(
@@ -78,7 +77,7 @@ def train(loaded: config.Loaded | Any, folder: str | epath.Path) -> Metrics:
             )
         )
         with jax.transfer_guard("disallow"):
-            last = run(job, state, write, request)
+            last = run(job, state, write, request, heart)
     if jax.process_index() == 0:
         draw(recipe, folder)
     return last
@@ -89,6 +88,7 @@ def prepare(
     folder: epath.Path,
     checkpoints: checkpoint.Checkpoints,
     progress: progresses.Progress,
+    heart: heartbeat.Heartbeat,
 ) -> tuple[Job, states.TrainState]:
     """Data, the compiled step, and the state: restored if there is a checkpoint, else begun."""
     show = progress.print if jax.process_index() == 0 else lambda text: None
@@ -105,8 +105,12 @@ def prepare(
     abstract = states.abstract(recipe)
     resumes = checkpoints.latest() is not None
     find = functools.partial(start.find, recipe, abstract, facts, show)
-    source = None if resumes else processes.together(find)
-    processes.one_first(lambda: recipes.prepare_data(recipe.loaded, recipes.preparing(show)))
+    source = None if resumes else processes.together(find, "a look at init_from")
+    heart.at("data")
+    processes.one_first(
+        lambda: recipes.prepare_data(recipe.loaded, recipes.preparing(show)), "the data's cache"
+    )
+    heart.at("compile")
     batches = recipes.train_batches(recipe)
     evaluations = recipes.evaluations(recipe)
     for evaluation in evaluations.values():
@@ -133,7 +137,11 @@ def prepare(
 
 
 def run(
-    job: Job, state: states.TrainState, write: writers.Writer, request: processes.StopRequest
+    job: Job,
+    state: states.TrainState,
+    write: writers.Writer,
+    request: processes.StopRequest,
+    heart: heartbeat.Heartbeat,
 ) -> Metrics:
     """All steps that are left."""
     recipe = job.recipe
@@ -151,6 +159,7 @@ def run(
         for at, batch in batches:
             state, metrics = trace.step(at, job.step.run, state, batch)
             done = at + 1
+            heart.at("step", done)
             told.ran(done, metrics)
             told.look(state, batches.waited_seconds, behind=job.step.ahead)
 
@@ -161,12 +170,15 @@ def run(
                 # What is no number must not be saved.
                 told.look(state, batches.waited_seconds, behind=0)
                 with told.speed.paused():
+                    heart.at("evaluate" if due else "save", done)
                     measured = told.evaluate(done, state, due)
                     if save:
                         whole = states.whole(state)
                         job.checkpoints.save(done, whole, job.facts, metrics=measured, wait=stop)
+                    heart.at("step", done)
             if stop and done < recipe.steps:
-                raise Stopped(request.reason, done)
+                raise safety.Stopped(request.reason, done)
+    heart.at("save", recipe.steps)
     job.checkpoints.wait()
     return told.last
 

@@ -1,8 +1,9 @@
 """One job out of several processes, and signals that ask it to stop."""
 
 import contextlib
-import itertools
+import hashlib
 import os
+import pathlib
 import signal
 import socket
 import types
@@ -11,28 +12,37 @@ from typing import Any, TypeVar
 
 import jax
 
+import bigmodel
 from bigmodel import compat, config
 from bigmodel.checkpoint import agreement
+from bigmodel.train import rollcall, workdir
 
 
-def join() -> None:
+def join(loaded: config.Loaded | Any = None) -> None:
     """Forms one job, before anything else asks jax for its devices.
 
     A cluster is found by jax's own detection; BIGMODEL_COORDINATOR, BIGMODEL_PROCESSES and
     BIGMODEL_PROCESS say it by hand. One process with several CPU devices joins a job of its own:
     sums within a process run in another order than those between processes, and with it the bits
     are the same on any number of them.
+
+    Args:
+        loaded: the config of the run, which must be the same on all.
+
+    Raises:
+        AbsentError: not all came within a minute; the missing are named.
+        InputError: they are not of the same code, versions and config.
     """
     if jax.distributed.is_initialized():
         return
-    if "BIGMODEL_PROCESSES" in os.environ:
+    if place := find_place():
+        hosts = []
+        if place.processes > 1:
+            hosts = rollcall.meet(place, identity(loaded), seconds=MEET_SECONDS)
+        agreement.HOSTS.update(enumerate(hosts))
         jax.distributed.initialize(
-            coordinator_address=os.environ["BIGMODEL_COORDINATOR"],
-            num_processes=int(os.environ["BIGMODEL_PROCESSES"]),
-            process_id=int(os.environ["BIGMODEL_PROCESS"]),
+            *place, initialization_timeout=JOIN_SECONDS, shutdown_timeout_seconds=JOIN_SECONDS
         )
-    elif in_cluster():
-        jax.distributed.initialize()
     elif several_cpu_devices():
         with socket.socket() as free:
             free.bind(("localhost", 0))
@@ -42,6 +52,49 @@ def join() -> None:
         # Python that has used jax already, a notebook say, keeps the sums within its process.
         with contextlib.suppress(RuntimeError):
             jax.distributed.initialize(address, num_processes=1, process_id=0)
+
+
+MEET_SECONDS = 50.0
+JOIN_SECONDS = 60
+
+
+def find_place() -> rollcall.Place | None:
+    """Where this process's job meets, or None where it is alone."""
+    if "BIGMODEL_PROCESSES" in os.environ:
+        names = ("BIGMODEL_COORDINATOR", "BIGMODEL_PROCESSES", "BIGMODEL_PROCESS")
+        if absent := [name for name in names if name not in os.environ]:
+            raise config.InputError(
+                f"{' and '.join(absent)} must be set beside BIGMODEL_PROCESSES: the address "
+                f"host:port of process 0, how many processes there are, and which one this is."
+            )
+        address, processes, process = (os.environ[name] for name in names)
+        return rollcall.Place(address, int(processes), int(process))
+    if not (in_cluster() or compat.on_tpu_vm()):
+        return None
+    try:
+        found = compat.cluster(JOIN_SECONDS)
+    except (OSError, RuntimeError) as error:
+        fault = f"the first process of the cluster cannot be found: {error}"
+        raise rollcall.AbsentError(fault) from error
+    return rollcall.Place(*found) if found else None
+
+
+def identity(loaded: config.Loaded | Any) -> dict[str, str]:
+    """What must be the same on all processes of a job, by name."""
+    code = hashlib.sha256()
+    package = pathlib.Path(bigmodel.__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        code.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
+    about = {"bigmodel's code": code.hexdigest()[:12]}
+    about |= {f"{name}'s version": version for name, version in workdir.versions().items()}
+    if loaded is not None:
+        values = getattr(loaded, "config", loaded)
+        fields = config.flat(config.plain(values)).items()
+        about |= {f"config.{field}": config.shown(value)[:200] for field, value in fields}
+        about["the config's file"] = hashlib.sha256(
+            getattr(loaded, "text", "").encode()
+        ).hexdigest()[:12]
+    return about
 
 
 def in_cluster() -> bool:
@@ -58,11 +111,14 @@ def several_cpu_devices() -> bool:
 
 
 T = TypeVar("T")
-TURNS = itertools.count()  # in all calls, which are the same on every process
 
 
-def one_first(work: Callable[[], object]) -> None:
+def one_first(work: Callable[[], object], what: str) -> None:
     """Does the work on process 0, then on the others, which find it done on shared storage.
+
+    Args:
+        work: what is to be done.
+        what: it is, in words, for who waits.
 
     Raises:
         InputError: the same on all of them, where one could not do it.
@@ -74,12 +130,15 @@ def one_first(work: Callable[[], object]) -> None:
     for mine in (first, not first):
         with ending_at_once():
             own = attempt(work) if mine else None
-            compat.wait_for_all(f"turn {next(TURNS)}")
-        if fault := agreement.agreed("" if own is None else told(own)):
+            fault = agreement.agreed("" if own is None else told(own), what, seconds=LONG_SECONDS)
+        if fault:
             raise own or config.InputError(fault)
 
 
-def together(work: Callable[[], T]) -> T:
+LONG_SECONDS = 7 * 86400.0  # large corpora are prepared for days; who dies meanwhile is noticed
+
+
+def together(work: Callable[[], T], what: str) -> T:
     """Does the work on all processes at once; it must not wait for the others.
 
     Raises:
@@ -87,7 +146,7 @@ def together(work: Callable[[], T]) -> T:
     """
     done: list[T] = []
     own = attempt(lambda: done.append(work()))
-    if fault := agreement.agreed("" if own is None else told(own)):
+    if fault := agreement.agreed("" if own is None else told(own), what):
         raise own or config.InputError(fault)
     return done[0]
 

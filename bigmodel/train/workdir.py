@@ -87,17 +87,11 @@ def marks(folder: str | epath.Path) -> Marks:
 def provenance(mesh: jax.sharding.Mesh) -> dict[str, Any]:
     """Versions, revision, device kind and settings that made a run."""
     devices = mesh.devices
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return {
         "bigmodel": bigmodel.__version__,
         "git": revision(),
         "python": platform.python_version(),
-        "packages": versions,
+        "packages": versions(),
         "device": devices.flat[0].device_kind,
         "devices": int(devices.size),
         "processes": jax.process_count(),
@@ -107,6 +101,17 @@ def provenance(mesh: jax.sharding.Mesh) -> dict[str, Any]:
         "flop_convention": "6 per parameter of the matrix products and token; mfu: causal, half of "
         "a row's pairs in attention; mfu_full_attention: full, all of them",
     }
+
+
+def versions() -> dict[str, str]:
+    """Package -> version, of those that are installed."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 def revision() -> str:

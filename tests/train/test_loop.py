@@ -11,7 +11,7 @@ from etils import epath
 import bigmodel
 from bigmodel import checkpoint, config
 from bigmodel import recipe as recipes
-from bigmodel.train import loop, processes, watch, workdir
+from bigmodel.train import processes, safety, watch, workdir
 from tests import buckets, runs
 
 
@@ -134,7 +134,7 @@ def test_a_request_to_stop_is_kept_and_the_run_goes_on_bit_for_bit(trained, plac
     asked = iter([False] * 4 + [True] + [False] * 20)
     with monkeypatch.context() as patch:
         patch.setattr(processes.StopRequest, "agreed", lambda *_: next(asked))
-        with pytest.raises(loop.Stopped, match="step 5"):
+        with pytest.raises(safety.Stopped, match="step 5"):
             bigmodel.train(loaded, place)
     again = bigmodel.train(loaded, place)
     assert runs.losses(place) == runs.losses(folder)

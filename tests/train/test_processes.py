@@ -134,11 +134,11 @@ def test_what_another_process_could_not_do_is_a_fault_of_this_one(monkeypatch):
         raise FileNotFoundError("base")
 
     said = []
-    monkeypatch.setattr(jobs.agreement, "agreed", lambda fault: said.append(fault) or fault)
-    assert jobs.together(lambda: 3) == 3
+    monkeypatch.setattr(jobs.agreement, "agreed", lambda fault, what: said.append(fault) or fault)
+    assert jobs.together(lambda: 3, "three") == 3
     with pytest.raises(FileNotFoundError):
-        jobs.together(absent)
+        jobs.together(absent, "none")
     assert said == ["", "process 0 failed with FileNotFoundError: base"]
-    monkeypatch.setattr(jobs.agreement, "agreed", lambda _: "process 1 failed")
+    monkeypatch.setattr(jobs.agreement, "agreed", lambda *_: "process 1 failed")
     with pytest.raises(config.InputError, match="process 1 failed"):
-        jobs.together(lambda: 3)
+        jobs.together(lambda: 3, "three")

@@ -1,0 +1,1 @@
+"""Jobs on many hosts: a Job in, text out, and the supervisor of processes on this machine."""

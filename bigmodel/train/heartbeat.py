@@ -1,0 +1,250 @@
+"""Each process says where it is; who is silent or stuck is named, and the job ends with it.
+
+A thread of each process writes a beat into the table of jax's coordination service. Process 0 reads
+them all and judges; the others read its verdict. Between processes nothing is waited for, and the
+steps know nothing of it but one assignment.
+"""
+
+import faulthandler
+import math
+import os
+import statistics
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from bigmodel import compat
+from bigmodel.checkpoint import agreement
+from bigmodel.launch import statuses
+
+BEATS, FAULTS, VERDICT = "bigmodel/beats/", "bigmodel/faults/", "bigmodel/verdict"
+OF_OTHERS = (  # what an error says when another process has gone
+    *("Gloo", "gloo", "coordination service", "CoordinationService", "Connection closed by peer"),
+    *("Connection reset", "Socket closed", "heartbeat", "preempted", "NCCL", "DCN"),
+)
+
+
+class At(NamedTuple):
+    """Where a process is.
+
+    Attributes:
+        phase: in words: "step", "compile", "evaluate".
+        step: number of steps done.
+        since: time.monotonic() at which it came there.
+    """
+
+    phase: str
+    step: int
+    since: float
+
+
+class Beat(NamedTuple):
+    """What process 0 knows of another one.
+
+    Attributes:
+        text: "COUNT PHASE STEP", as it said.
+        changed: time.monotonic() here when it last said something new.
+    """
+
+    text: str
+    changed: float
+
+
+class Heartbeat:
+    """The beats of one process, while what is within `with` runs.
+
+    Args:
+        every: seconds between beats; 0: so many that several are lost before it counts.
+        silent: seconds after which a process without a beat is taken for gone.
+        factor: times the usual that a step must take, and `silent` seconds, to be told of.
+        stalled: seconds after which a job whose step does not end is ended; 0: never.
+        show: is told of what is no reason to end.
+        beaten: is called each second, on a thread; what it says, if anything, ends the job.
+    """
+
+    def __init__(
+        self,
+        *,
+        every: float = 0.0,
+        silent: float = 30.0,
+        stalled: float = 600.0,
+        factor: float = 10.0,
+        show: Callable[[str], None] = print,
+        beaten: Callable[[], str] = lambda: "",
+        end: Callable[[int], None] = os._exit,
+    ):
+        self.every = every or min(5.0, silent / 6)
+        self.silent, self.stalled, self.factor = silent, stalled, factor
+        self.show, self.beaten, self.end = show, beaten, end
+        self.where = At("start", 0, time.monotonic())
+        self.durations: deque[float] = deque(maxlen=64)
+        self.beats: dict[int, Beat] = {}
+        self.answered = time.monotonic()  # when the service last did
+        self.told_of = "", 0  # the phase and step whose slowness was told
+        self.verdict = ""
+        self.stop = threading.Event()
+        self.client = compat.coordination()
+        self.threads = [threading.Thread(target=self._watch, name="watch", daemon=True)]
+        if self.client is not None:
+            self.threads.append(threading.Thread(target=self._beat, name="beat", daemon=True))
+
+    def at(self, phase: str, step: int | None = None) -> None:
+        """Says where this process is. A step that ends is one after another of "step"."""
+        now, before = time.monotonic(), self.where
+        if step is not None and phase == before.phase == "step" and step > before.step:
+            self.durations.append((now - before.since) / (step - before.step))
+        self.where = At(phase, before.step if step is None else step, now)
+
+    def __enter__(self) -> "Heartbeat":
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+
+    def blame(self, error: BaseException) -> str:
+        """What ends the job: this error, or that of another process whose end caused it.
+
+        Waits, if the error says that another process has gone, until it is known which.
+        """
+        own = f"{type(error).__name__}: {error}"
+        if not is_of_others(error):
+            self._say(FAULTS + str(jax.process_index()), own.splitlines()[0][:1000])
+            return f"{agreement.named([jax.process_index()])} failed: {own}"
+        end = time.monotonic() + self.silent + 3 * self.every
+        while not self.verdict and time.monotonic() < end:
+            time.sleep(0.1)
+        return self.verdict or f"another process has gone: {own.splitlines()[0]}"
+
+    def _say(self, key: str, text: str) -> None:
+        if self.client is None:
+            return
+        try:
+            self.client.key_value_set(key, text, allow_overwrite=True)
+        except jax.errors.JaxRuntimeError:
+            return  # the service is gone, and with it who would read this
+
+    def _beat(self) -> None:
+        """The thread that speaks with the service; it may hang there."""
+        count, me = 0, jax.process_index()
+        while not self.stop.wait(0.0 if count == 0 else self.every):
+            count += 1
+            phase, step, _ = self.where
+            try:
+                self.client.key_value_set(
+                    f"{BEATS}{me}", f"{count}|{phase}|{step}", allow_overwrite=True
+                )
+                found = self._judge() if me == 0 else self._told()
+            except jax.errors.JaxRuntimeError:
+                continue
+            self.answered = time.monotonic()
+            if found and not self.stop.is_set():
+                self.verdict = found
+                self._end(found)
+
+    def _told(self) -> str:
+        """Process 0's verdict, or that it failed itself."""
+        said = dict(self.client.key_value_dir_get(VERDICT)) or self._failed()
+        return next(iter(said.values()), "")
+
+    def _failed(self) -> dict[int, str]:
+        """Processes that have said so, and why."""
+        found = self.client.key_value_dir_get(FAULTS)
+        faults = {int(key.removeprefix(FAULTS)): text for key, text in found}
+        return {n: f"{agreement.named([n])} failed: {text}" for n, text in faults.items()}
+
+    def _judge(self) -> str:
+        """Who ended or is silent, if anyone; the others are told."""
+        now = time.monotonic()
+        if now - self.answered > self.silent / 2:  # this process itself was frozen, or the job
+            self.beats.clear()
+        for key, text in self.client.key_value_dir_get(BEATS):
+            number = int(key.removeprefix(BEATS))
+            if number not in self.beats or self.beats[number].text != text:
+                self.beats[number] = Beat(text, now)
+        silent = [n for n, beat in self.beats.items() if now - beat.changed > self.silent]
+        if failed := self._failed():
+            found = failed[min(failed)]
+        elif silent:
+            found = self._silence(silent, now)
+        elif 0 < self.stalled < now - self.where.since and self.where.phase == "step":
+            found = f"{self._slowness(now)}; nothing came of it for {self.stalled:.0f} s"
+        else:
+            return ""
+        self._say(f"{VERDICT}/why", found)
+        return found
+
+    def _silence(self, silent: list[int], now: float) -> str:
+        first = min(silent, key=lambda number: self.beats[number].changed)
+        beat = self.beats[first]
+        _, phase, step = beat.text.split("|")
+        return (
+            f"{agreement.named(silent)} is silent for {now - beat.changed:.0f} s, last heard of "
+            f"after step {step} in {phase!r}: its host is gone or frozen"
+        )
+
+    def _watch(self) -> None:
+        """The thread that looks at this process's clocks alone."""
+        last = time.monotonic()
+        while not self.stop.wait(min(1.0, self.every)):
+            now = time.monotonic()
+            if now - last > self.silent / 2:  # frozen, or a laptop that slept: nobody's fault
+                self.answered = now
+                self.where = self.where._replace(since=now)
+            last = now
+            if fault := self.beaten():
+                self._say(FAULTS + str(jax.process_index()), fault)
+                self._end(fault)
+            phase, step, since = self.where
+            if (phase, step) != self.told_of and now - since > self.limit(phase):
+                self.told_of = phase, step
+                self.show(self._slowness(now))
+                faulthandler.dump_traceback(file=sys.stderr)
+            if self.client is not None and now - self.answered > self.silent + 2 * self.every:
+                self._end(
+                    f"{agreement.named([0])} does not answer for {now - self.answered:.0f} s: its "
+                    f"host is gone or frozen"
+                )
+
+    def limit(self, phase: str) -> float:
+        """Seconds after which a step or a save takes far too long; nobody knows of the rest."""
+        if phase not in ("step", "save"):
+            return math.inf
+        usual = statistics.median(self.durations) if self.durations else self.silent
+        return max(self.silent, self.factor * usual)
+
+    def _slowness(self, now: float) -> str:
+        """A step that takes long, and who has not come as far as this process."""
+        phase, step, since = self.where
+        what = f"step {step + 1:,}" if phase == "step" else f"the save after step {step:,}"
+        usual = (
+            f", a step usually {statistics.median(self.durations):.2g} s" if self.durations else ""
+        )
+        behind = []
+        for number, beat in sorted(self.beats.items()):
+            _, its, done = beat.text.split("|")
+            if int(done) < step or its != phase:
+                behind.append(f"{agreement.named([number])} is in {its!r} after step {done}")
+        others = f"; {'; '.join(behind[:8])}" if behind else ""
+        return f"{what} takes {now - since:.0f} s{usual}{others}"
+
+    def _end(self, why: str) -> None:
+        """The end of this process, whatever its main thread waits for."""
+        print(f"bigmodel: the job ends: {why}", file=sys.stderr)
+        faulthandler.dump_traceback(file=sys.stderr)
+        if jax.process_index() == 0:
+            time.sleep(2 * self.every)  # the service ends with this process: the others read first
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.end(statuses.OF_OTHERS)
+
+
+def is_of_others(error: BaseException) -> bool:
+    """Whether an error says that another process has gone."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and any(w in str(error) for w in OF_OTHERS)

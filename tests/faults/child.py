@@ -1,0 +1,103 @@
+"""`python -m bigmodel`, with a fault in one process of the job, as $FAULT says (JSON).
+
+{"what": a name below, "process": which one, "step": after which step, "mark": a file: the fault
+comes once, when it is not there yet}.
+"""
+
+import json
+import os
+import pathlib
+import resource
+import signal
+import sys
+import time
+
+from bigmodel import __main__, compat
+from bigmodel.train import heartbeat, preflight, processes, workdir
+
+FAULT: dict = json.loads(os.environ["FAULT"])
+MARK = pathlib.Path(FAULT["mark"])
+
+
+def once() -> bool:
+    """Whether the fault is still to come; it has, from now on."""
+    if MARK.exists():
+        return False
+    MARK.write_text(str(time.time()))
+    return True
+
+
+def exhausted():
+    """Memory, for this process alone."""
+    resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
+    bytearray(2**40)
+
+
+def full():
+    """No file of this process can grow, as on a full disk."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (512, 512))
+
+
+def broken():
+    raise RuntimeError("the wheel came off")
+
+
+AT_STEP = {
+    "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "frozen": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+    "terminated": lambda: os.kill(os.getpid(), signal.SIGTERM),
+    "crashed": lambda: os.kill(os.getpid(), signal.SIGSEGV),
+    "broken": broken,
+    "exhausted": exhausted,
+    "full": full,
+    "slow": lambda: time.sleep(FAULT["seconds"]),
+}
+
+
+def at_step():
+    """Lets the fault happen after a step."""
+    plain = heartbeat.Heartbeat.at
+
+    def at(self, phase, step=None):
+        plain(self, phase, step)
+        if phase == "step" and step == FAULT["step"] and once():
+            AT_STEP[FAULT["what"]]()
+
+    heartbeat.Heartbeat.at = at
+
+
+class Clock:
+    """`time`, an hour ahead."""
+
+    monotonic, sleep = staticmethod(time.monotonic), staticmethod(time.sleep)
+
+    @staticmethod
+    def time():
+        return time.time() + 3600
+
+
+def at_start():
+    """Faults of a host before it trains."""
+    match FAULT["what"]:
+        case "late":
+            time.sleep(1000)
+        case "clock":
+            preflight.time = Clock
+        case "versions":
+            workdir.versions = lambda: {"jax": "0.0.1"}
+        case "overridden":
+            sys.argv.append("--config.schedule.peak=0.5")
+        case "elsewhere":
+            place = next(n for n, word in enumerate(sys.argv) if word.startswith("--workdir="))
+            sys.argv[place] += "-of-this-host"
+
+
+if __name__ == "__main__":
+    processes.MEET_SECONDS = 12.0
+    if int(os.environ["BIGMODEL_PROCESS"]) == FAULT["process"]:
+        if FAULT["what"] in AT_STEP:
+            at_step()
+        elif once():
+            at_start()
+    compat.tune_process()
+    sys.exit(__main__.main())

@@ -1,0 +1,68 @@
+"""Jobs of processes that something happens to, under the supervisor."""
+
+import json
+import pathlib
+import sys
+import time
+from typing import NamedTuple
+
+from bigmodel.launch import local
+from tests import runs
+
+CHILD = pathlib.Path(__file__).with_name("child.py")
+STEPS = 24
+
+
+class Outcome(NamedTuple):
+    """What came of a job.
+
+    Attributes:
+        status: of the job.
+        told: what the supervisor said, a line each.
+        seconds: from the fault until the first line; None where no fault came.
+    """
+
+    status: int
+    told: list[str]
+    seconds: float | None
+
+
+def run(folder, name, *flags, what="none", process=1, step=7, hosts=2, restarts=2, **more):
+    """A job in FOLDER/NAME of the config in FOLDER, with a fault."""
+    mark = folder / f"{name}.mark"
+    fault = {"what": what, "process": process, "step": step, "mark": str(mark), **more}
+    told, times = [], []
+
+    def show(text):
+        told.append(text)
+        times.append(time.time())
+
+    status = supervisor(
+        folder, name, *flags, fault=fault, hosts=hosts, restarts=restarts, show=show
+    ).run()
+    came = mark.exists() and times
+    return Outcome(status, told, times[0] - float(mark.read_text()) if came else None)
+
+
+def supervisor(folder, name, *flags, fault, hosts=2, restarts=2, show=print):
+    command = [
+        *(sys.executable, str(CHILD), "train", f"--config={folder / 'config.py'}"),
+        *(f"--workdir={folder / name}", f"--config.steps={STEPS}", "--config.mesh.fsdp=4"),
+        *("--config.checkpoint.every=5", "--config.watch.silent_seconds=6", *flags),
+    ]
+    saved = folder / name / "checkpoints"
+    return local.Supervisor(
+        command,
+        hosts=hosts,
+        devices=4 // hosts,
+        logs=folder / name / "logs",
+        restarts=restarts,
+        grace=20.0,
+        variables={
+            "XLA_FLAGS": f"{runs.QUICK} --xla_force_host_platform_device_count={4 // hosts}",
+            "PYTHONPATH": str(runs.ROOT),
+            "FAULT": json.dumps(fault),
+        },
+        progress=lambda: sorted(path.name for path in saved.glob("*")) if saved.exists() else [],
+        show=show,
+    )

@@ -1,0 +1,77 @@
+"""Faults in jobs of real processes: the culprit is named in a minute, and the job comes back.
+
+What can be survived ends in the bits of the job that nothing happened to.
+"""
+
+import pytest
+
+from tests import runs
+from tests.faults import jobs
+
+# fmt: off
+SURVIVED = {  # name: (what happens, words that name the culprit)
+    "killed":        ({"what": "killed"}, ("host 1", "SIGKILL")),
+    "first-killed":  ({"what": "killed", "process": 0}, ("host 0", "SIGKILL")),
+    "crashed":       ({"what": "crashed"}, ("host 1", "SIGSEGV")),
+    "frozen":        ({"what": "frozen"}, ("process 1", "silent")),
+    "first-frozen":  ({"what": "frozen", "process": 0}, ("process 0", "does not answer")),
+    "broken":        ({"what": "broken"}, ("host 1", "the wheel came off")),
+    "first-broken":  ({"what": "broken", "process": 0}, ("host 0", "the wheel came off")),
+    "exhausted":     ({"what": "exhausted"}, ("host 1", "MemoryError")),
+    "full":          ({"what": "full"}, ("host 1", "File too large")),
+    "terminated":    ({"what": "terminated"}, ("asked to stop", "is saved")),
+    "late":          ({"what": "late"}, ("missing 1",)),
+    "first-late":    ({"what": "late", "process": 0}, ("process 1", "no process 0")),
+}
+REFUSED = {
+    "clock":         ({"what": "clock"}, ("clock", "process 1", "off")),
+    "versions":      ({"what": "versions"}, ("jax's version", "0.0.1 on process 1")),
+    "overridden":    ({"what": "overridden"}, ("config.schedule.peak", "0.5 on process 1")),
+    "elsewhere":     ({"what": "elsewhere"}, ("one folder for all hosts", "process 1")),
+}
+# fmt: on
+ALWAYS = (
+    "killed",
+    "frozen",
+    "versions",
+    "late",
+)  # one of each class; the rest by `make test-faults`
+
+
+def rows(table):
+    marked = [
+        pytest.param(name, id=name, marks=[] if name in ALWAYS else [pytest.mark.faults])
+        for name in table
+    ]
+    return pytest.mark.parametrize("name", marked)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faults")
+    runs.write_config(folder)
+    assert jobs.run(folder, "undisturbed").status == 0
+    return folder
+
+
+@rows(SURVIVED)
+def test_a_job_names_who_failed_and_goes_on(folder, name):
+    fault, words = SURVIVED[name]
+    found = jobs.run(folder, name, **fault)
+    assert found.status == 0, found.told
+    assert all(word in found.told[0] for word in words), found.told
+    assert found.seconds is not None
+    assert found.seconds < 60
+    assert runs.losses(folder / name) == runs.losses(folder / "undisturbed")
+    wanted = runs.checksums(folder / "undisturbed", jobs.STEPS)
+    assert runs.checksums(folder / name, jobs.STEPS) == wanted
+
+
+@rows(REFUSED)
+def test_a_job_that_cannot_be_right_is_refused_and_not_started_again(folder, name):
+    fault, words = REFUSED[name]
+    found = jobs.run(folder, name, **fault)
+    assert found.status == 2, found.told
+    assert len(found.told) == 1
+    assert all(word in found.told[0] for word in words), found.told
+    assert found.seconds < 60
