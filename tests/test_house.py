@@ -17,7 +17,7 @@ FLOORS = (
     {"scoring"},
     {"train"},
     {"plan", "run", "sweep"},
-    {"harness", "weights"},
+    {"harness", "launching", "weights"},
     {"commands"},
     {"__main__"},
 )
