@@ -105,10 +105,10 @@ def created(job: Job) -> str:
         )
     if not job.zone:
         raise config.InputError("launch tpu-vm: needs --zone NAME, as in --zone=us-east5-a.")
-    if generation.dims == 3:  # slices of as many chips have several shapes
+    if where.kind == "v4":  # of no later one gcloud takes the shape (its SDK 528)
         shape = [f"--type={generation.vm}", f"--topology={where.shape_text}"]
     else:
-        shape = [f"--accelerator-type={generation.vm}-{where.chips // where.slices}"]
+        shape = [f"--accelerator-type={generation.vm}-{counted(job)}"]
     several = (f"--node-count={where.slices}", f"--node-prefix={job.name}")
     named = several if where.slices > 1 else (f"--node-id={job.name}",)
     paid = [flag for flag, on in (("--spot", job.spot), ("--reserved", job.reserved)) if on]
@@ -116,6 +116,24 @@ def created(job: Job) -> str:
     runtime = f"--runtime-version={job.runtime or generation.runtime}"
     words = (job.name, *place(job), *shape, runtime, *named, *paid, *account)
     return shlex.join((*TPUS, "queued-resources", "create", *words))
+
+
+def counted(job: Job) -> int:
+    """The number in an accelerator type, by which the API chooses a slice's shape.
+
+    Chips of v5e and v6e; of v5p TensorCores, two a chip, in the shape nearest to a cube
+    (cloud.google.com/tpu/docs/v5p).
+    """
+    where = job.topology
+    shape = sorted(where.shape)
+    if len(shape) == 2:
+        return where.chips // where.slices
+    if shape[2] > 2 * shape[0]:
+        raise config.InputError(
+            f"launch tpu-vm: of as many chips as {where.name} the Cloud TPU API gives another "
+            "shape, nearer to a cube; launch gke gives the shape that is asked for."
+        )
+    return 2 * where.chips // where.slices
 
 
 def worker(job: Job, snapshot: Snapshot) -> str:
