@@ -17,7 +17,7 @@ VERSION := $(shell $(PYTHON) -c '$(TELL_VERSION)' 2>/dev/null)
 MADE := $(VENV)/made-by-$(VERSION)
 INSTALLED := $(VENV)/installed-by-$(VERSION)$(EXTRA:%=-%)
 
-.PHONY: install quickstart test test-families test-layouts test-tpu test-plan test-parity smoke lint format docs bench
+.PHONY: install quickstart test test-families test-layouts test-tpu test-plan test-parity test-slurm smoke lint format docs bench
 
 install: $(INSTALLED)
 
@@ -64,6 +64,13 @@ test-plan: install
 test-parity: install
 	$(BIN)/python -m pip install --quiet --editable ".[parity]"
 	$(BIN)/python -m pytest -n $(JOBS) -m "parity or not parity" tests/convert
+
+# Jobs under Slurm itself, on two nodes that are this machine. It needs root, and Slurm:
+# apt-get install -y --no-install-recommends slurmctld slurmd slurm-client
+test-slurm: install
+	@command -v slurmctld > /dev/null || { echo "Slurm is not installed: apt-get install -y \
+	--no-install-recommends slurmctld slurmd slurm-client" >&2; exit 1; }
+	$(BIN)/python -m pytest -m slurm -rs tests/launch/test_real_slurm.py
 
 smoke: install
 	$(BIN)/python -m pytest -m smoke

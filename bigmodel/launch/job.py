@@ -111,7 +111,9 @@ class Job:
 
 def shell(job: Job, code: str) -> list[str]:
     """Lines of a shell that go before the command: the code's place, the environment, the setup."""
-    variables = {"PYTHONPATH": code, **job.variables}
+    variables = dict(job.variables)
+    given = variables.pop("PYTHONPATH", "")
+    variables = {"PYTHONPATH": f"{code}:{given}" if given else code, **variables}
     exports = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
     return [*exports, *(["{", job.setup, "} || exit 1"] if job.setup else [])]
 

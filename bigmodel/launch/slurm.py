@@ -83,7 +83,9 @@ def script(job: Job, snapshot: Snapshot) -> str:
         "signal": f"TERM@{job.grace_seconds}",  # to the tasks; B: would tell the shell alone
         "output": f"{job.folder}/slurm-%j.log",
     }
-    directives = [f"--{name}={value}" for name, value in options.items() if value != ""]
+    directives = [
+        f"--{name}={shlex.quote(str(value))}" for name, value in options.items() if value != ""
+    ]
     directives += ["--requeue", "--open-mode=append", *job.options]
     code = f"{job.folder}/code-{snapshot.hash[:12]}"
     run = RUN.format(
