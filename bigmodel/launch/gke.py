@@ -30,10 +30,14 @@ GPUS = {
     "b200": "nvidia-b200",
 }
 CODE = "/tmp/bigmodel-code"
-UNPACK = (
-    'cd /bigmodel-snapshot && echo "{hash}  {name}" | sha256sum --check --quiet - '
-    '&& mkdir -p {code} && tar -xzf {name} -C {code} && cd "$OLDPWD"'
-)
+# Each on a line of its own: where "&&" joins commands, set -e ends the shell for the last alone.
+UNPACK = """set -e
+cd /bigmodel-snapshot
+echo "{hash}  {name}" | sha256sum --check --quiet -
+mkdir -p {code}
+tar -xzf {name} -C {code}
+cd "$OLDPWD"
+"""
 
 
 def files(job: Job, snapshot: Snapshot) -> dict[str, str]:
@@ -183,7 +187,7 @@ def inner(job: Job, snapshot: Snapshot) -> str:
     """What the container's shell does: it checks and unpacks the code and becomes the command."""
     unpack = UNPACK.format(hash=snapshot.hash, name=snapshot.name, code=CODE)
     become = "exec " + shlex.join(job.command(CODE))
-    return "\n".join(["set -e", unpack, *jobs.shell(job, CODE), become])
+    return unpack + "\n".join([*jobs.shell(job, CODE), become])
 
 
 def storage(job: Job, snapshot: Snapshot) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

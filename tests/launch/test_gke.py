@@ -3,6 +3,8 @@
 import base64
 import hashlib
 import json
+import pathlib
+import subprocess
 
 import pytest
 
@@ -125,6 +127,22 @@ def test_the_code_goes_along_under_its_hash():
     assert volumes["snapshot"]["configMap"]["name"] == kept["metadata"]["name"]
     assert name in container["command"][-1]
     assert "sha256sum --check" in container["command"][-1]
+
+
+def test_a_container_checks_the_code_and_becomes_the_command(tmp_path, monkeypatch):
+    (tmp_path / "bigmodel").mkdir()
+    snapshot = launch.pack("configs/gpt.py", tmp_path)
+    (tmp_path / snapshot.name).write_bytes(snapshot.content)
+    monkeypatch.setattr(gke, "CODE", str(tmp_path / "code"))
+    given = dict(python="echo", environment=("A=b c",), setup='test "$A" = "b c"')
+    shell = gke.inner(jobs.make("v5e:4x4", config=snapshot.config, **given), snapshot)
+    shell = shell.replace("/bigmodel-snapshot", str(tmp_path))
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True)
+    path = done.stdout.split()[5]
+    assert done.stdout.startswith("-P -m bigmodel train --config")
+    assert pathlib.Path(path).read_text() == pathlib.Path("configs/gpt.py").read_text()
+    (tmp_path / snapshot.name).write_bytes(b"other")
+    assert subprocess.run(["bash", "-c", shell], capture_output=True).returncode == 1
 
 
 @pytest.mark.parametrize(

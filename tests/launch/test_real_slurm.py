@@ -130,10 +130,12 @@ def test_the_time_limit_is_told_to_the_tasks_and_the_run_goes_on_in_a_new_start(
 
     assert bigmodel("launch", "status", f"--workdir={tmp_path}").stdout.count("RUNNING") == 1
     # Stopped by hand it stays so, whatever it is that the tasks end with.
-    wait(lambda: log(tmp_path, job).count("from step") == 2, SECONDS, "the resumed run")
+    wait(lambda: "from step" in log(tmp_path, job), SECONDS, "the resumed run")
     assert bigmodel("launch", "stop", f"--workdir={tmp_path}").returncode == 0
-    ended(tmp_path, job, "CANCELLED")
-    assert facts(job)["Restarts"] == "1"
+    saved = "status 143 (start 2, failures 0 of 2 allowed)"
+    wait(lambda: saved in log(tmp_path, job), SECONDS, "the last save")
+    assert log(tmp_path, job).count("requeued;") == 1
+    assert ended(tmp_path, job, "CANCELLED")["Restarts"] == "1"
 
 
 def test_a_refused_config_ends_the_job_at_once(tmp_path):
