@@ -17,7 +17,7 @@ VERSION := $(shell $(PYTHON) -c '$(TELL_VERSION)' 2>/dev/null)
 MADE := $(VENV)/made-by-$(VERSION)
 INSTALLED := $(VENV)/installed-by-$(VERSION)$(EXTRA:%=-%)
 
-.PHONY: install quickstart test test-families test-layouts test-tpu test-plan test-parity test-faults smoke lint format docs bench
+.PHONY: install quickstart test test-families test-layouts test-tpu test-plan test-parity test-faults test-slurm smoke lint format docs bench
 
 install: $(INSTALLED)
 
@@ -68,6 +68,13 @@ test-parity: install
 # Everything that can happen to a job of several hosts, with real processes.
 test-faults: install
 	$(BIN)/python -m pytest -m "faults or not faults" tests/faults
+
+# Jobs under Slurm itself, on two nodes that are this machine. It needs root, and Slurm:
+# apt-get install -y --no-install-recommends slurmctld slurmd slurm-client
+test-slurm: install
+	@command -v slurmctld > /dev/null || { echo "Slurm is not installed: apt-get install -y \
+	--no-install-recommends slurmctld slurmd slurm-client" >&2; exit 1; }
+	$(BIN)/python -m pytest -m slurm -rs tests/launch/test_real_slurm.py
 
 smoke: install
 	$(BIN)/python -m pytest -m smoke

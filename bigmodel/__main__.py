@@ -6,6 +6,7 @@ Exit status: 0, or 2 for a refused input (one clear message on stderr), or 1 for
 from __future__ import annotations  # config.Loaded would cost an import
 
 import dataclasses
+import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -15,17 +16,20 @@ import bigmodel
 from bigmodel import commands, compat, config
 from bigmodel.config import CONFIG, Flag
 from bigmodel.config.subcommands import (
+    CLUSTERS,
     EVALUATE,
     EXPORT,
     GENERATE,
     IMPORT,
     JSON,
     LOCAL,
+    LOGS,
     PLAN,
     PREPARE,
     REPORT,
     SWEEP,
     TOKENIZERS,
+    WATCH,
     WORKDIR,
     chosen,
 )
@@ -128,6 +132,16 @@ COMMANDS = {
     "export": Command(commands.export, "writes weights as a Hugging Face folder", EXPORT),
     "plan": Command(commands.plan, "tells what a step costs on hardware that is not here", PLAN),
     "bench": Command(commands.bench, "measures a step of the config here", (CONFIG, JSON)),
+    **{f"launch {kind}": Command(
+        functools.partial(commands.launch, kind), f"starts a job on {cluster}", CLUSTERS[kind]
+    ) for kind, cluster in (
+        ("slurm", "a Slurm cluster"),
+        ("gke", "Google Kubernetes Engine"),
+        ("tpu-vm", "TPU virtual machines"),
+    )},
+    "launch status": Command(functools.partial(commands.watch, "status"), "how the job is", WATCH),
+    "launch logs": Command(functools.partial(commands.watch, "logs"), "what it said", LOGS),
+    "launch stop": Command(functools.partial(commands.watch, "stop"), "ends it, saved", WATCH),
 }
 # fmt: on
 

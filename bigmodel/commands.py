@@ -225,3 +225,15 @@ def export(values: Values) -> None:
 
     names = ("adapter", "step", "architecture", "dtype")
     weights.export(values.workdir, values.to, **{name: values[name].value for name in names})
+
+
+def launch(kind: str, values: Values, loaded: config.Loaded) -> int:
+    from bigmodel import launching
+
+    return launching.start(kind, loaded, values.flag_values_dict())
+
+
+def watch(verb: str, values: Values) -> int:
+    from bigmodel import launching
+
+    return launching.watch(verb, values.flag_values_dict())

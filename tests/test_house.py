@@ -17,7 +17,7 @@ FLOORS = (
     {"scoring"},
     {"train"},
     {"plan", "run", "sweep"},
-    {"harness", "weights"},
+    {"harness", "launching", "weights"},
     {"commands"},
     {"__main__"},
 )
@@ -31,7 +31,7 @@ FILES = sorted(path for folder in FOLDERS for path in ROOT.glob(f"{folder}/**/*.
 # what families bring: each a model, an objective, and the kind of data that it is trained on. A
 # twentieth are tables of names: the families of others, read and written; another, what starts
 # jobs on clusters and keeps them from hanging.
-LINES_OF_A_FILE, LINES_OF_THE_HOUSE = 320, 41_500
+LINES_OF_A_FILE, LINES_OF_THE_HOUSE = 320, 44_000
 NAMELESS = {"base", "common", "helpers", "misc", "util", "utils"}
 OUTSIDE = {"configs", "experiments", "tests", "benchmarks"}
 

@@ -103,6 +103,60 @@ PLAN = (
     Flag("calibrate", float, "SECONDS", "of a measured step: keeps what it says of the chip"),
     JSON,
 )
+LAUNCH = (
+    CONFIG,
+    WORKDIR,
+    Flag("topology", str, "NAME", "v5p:8x8x8, gpu:h200:128x8 (hosts x GPUs) or cpu:8 (a host)"),
+    Flag("slices", int, "N", "of TPUs; of cpu:8 hosts", 1, bounds=(1, None)),
+    Flag("name", str, "NAME", "of the job; the workdir's, if not given"),
+    Flag("python", str, "FILE", "the interpreter of the hosts; of Slurm this one, else python3"),
+    Flag("setup", str, "LINE", "a shell line that every host runs first"),
+    Flag("env", str, "NAME=VALUE", "a variable of every process, repeated", repeats=True),
+    Flag("restarts", int, "N", "starts after failures, at most", 3, bounds=(0, None)),
+    Flag("grace", int, "SECONDS", "from SIGTERM to the end, for the last save", 120),
+    Flag("launch_dir", str, "DIR", "keeps the launch; of Slurm WORKDIR/launch if not given"),
+    Flag("plan", str, "FILE", "a saved plan of --json, instead of a new one"),
+    Flag("unplanned", bool, "", "launches what may not fit", False),
+    Flag("dry_run", bool, "", "prints what would be submitted", False),
+)
+SPOT = Flag("spot", bool, "", "machines that may be taken away", False)
+ACCOUNT = Flag("service_account", str, "NAME", "that the processes act as")
+CLUSTERS = {
+    "slurm": (
+        *LAUNCH,
+        Flag("hosts", int, "N", "with --devices_per_host: GPUs of any kind", bounds=(1, None)),
+        Flag("devices_per_host", int, "M", "with --hosts", bounds=(1, None)),
+        Flag("partition", str, "NAME", "of the cluster"),
+        Flag("account", str, "NAME", "that pays"),
+        Flag("time", str, "TIME", "the limit, as 12:00:00; it goes on after it"),
+        Flag("sbatch", str, "--OPTION", "of sbatch, as --sbatch=--qos=high, repeated",
+             repeats=True),
+    ),
+    "gke": (
+        *LAUNCH,
+        Flag("image", str, "NAME", "a container with what bigmodel needs; code is sent along"),
+        Flag("namespace", str, "NAME", "of Kubernetes", "default"),
+        ACCOUNT,
+        Flag("bucket", str, "NAME=/PATH", "mounted in every pod, repeated", repeats=True),
+        Flag("volume", str, "CLAIM=/PATH", "mounted in every pod, repeated", repeats=True),
+        SPOT,
+    ),
+    "tpu-vm": (
+        *LAUNCH,
+        Flag("zone", str, "NAME", "as us-east5-a"),
+        Flag("project", str, "NAME", "of Google Cloud; gcloud's own, if not given"),
+        Flag("runtime", str, "VERSION", "of the machines' software; the generation's usual one"),
+        ACCOUNT,
+        SPOT,
+        Flag("reserved", bool, "", "machines of a reservation", False),
+    ),
+}
+WATCH = (WORKDIR, *(flag for flag in LAUNCH if flag.name == "launch_dir"))
+LOGS = (
+    *WATCH,
+    Flag("lines", int, "N", "the last ones", 100, bounds=(1, None)),
+    Flag("follow", bool, "", "goes on as they are written", False),
+)
 # fmt: on
 
 

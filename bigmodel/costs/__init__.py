@@ -16,6 +16,7 @@ from bigmodel.costs.decoder import (
     windows,
 )
 from bigmodel.costs.programs import cpu_matmul_flops, jaxpr_flops, memory
+from bigmodel.costs.topology import Topology
 
 __all__ = [
     "CHIPS",
@@ -25,6 +26,7 @@ __all__ = [
     "Chip",
     "Flops",
     "Generation",
+    "Topology",
     "chip",
     "cpu_matmul_flops",
     "decode_flops",

@@ -83,20 +83,30 @@ class Generation:
         dims: of the torus.
         devices: JAX devices of a chip.
         most: the largest shape.
+        gke: value of the node label cloud.google.com/gke-tpu-accelerator
+            (cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus).
+        vm: what `gcloud compute tpus` calls it; "" where the Cloud TPU API has none: 7x and later
+            (docs.cloud.google.com/tpu/docs/runtimes).
+        runtime: software version of its virtual machines (the same page).
     """
 
     chip: str
     dims: int
     devices: int
     most: tuple[int, ...]
+    gke: str
+    vm: str = ""
+    runtime: str = ""
 
 
 GENERATIONS = {
-    "v4": Generation("TPU v4", 3, 1, (16, 16, 16)),
-    "v5e": Generation("TPU v5e", 2, 1, (16, 16)),
-    "v5p": Generation("TPU v5p", 3, 1, (16, 16, 24)),
-    "v6e": Generation("TPU v6e", 2, 1, (16, 16)),
-    "tpu7x": Generation("TPU7x", 3, 2, (16, 16, 36)),
+    "v4": Generation("TPU v4", 3, 1, (16, 16, 16), "tpu-v4-podslice", "v4", "tpu-ubuntu2204-base"),
+    "v5e": Generation(
+        "TPU v5e", 2, 1, (16, 16), "tpu-v5-lite-podslice", "v5litepod", "v2-alpha-tpuv5-lite"
+    ),
+    "v5p": Generation("TPU v5p", 3, 1, (16, 16, 24), "tpu-v5p-slice", "v5p", "v2-alpha-tpuv5"),
+    "v6e": Generation("TPU v6e", 2, 1, (16, 16), "tpu-v6e-slice", "v6e", "v2-alpha-tpuv6e"),
+    "tpu7x": Generation("TPU7x", 3, 2, (16, 16, 36), "tpu7x"),
 }
 
 

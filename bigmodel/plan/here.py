@@ -4,7 +4,8 @@ from typing import Any
 
 from bigmodel import costs
 from bigmodel import recipe as recipes
-from bigmodel.plan import calibrate, network, simulate, topology
+from bigmodel.costs.topology import NETWORKS
+from bigmodel.plan import calibrate, network, simulate
 from bigmodel.plan.child import place, slice_of
 from bigmodel.plan.program import Program
 
@@ -25,7 +26,7 @@ def predict(recipe: recipes.Recipe, compiled: Any) -> float | None:
         "mesh": dict(recipe.mesh.shape),
         "coords": [place(device, platform) for device in devices],
         "slice_of": [slice_of(device, platform) for device in devices],
-        "networks": topology.NETWORKS[platform],
+        "networks": NETWORKS[platform],
     }
     net = network.Network.of(meta, chip)
     whole = Program(compiled.as_text() or "")

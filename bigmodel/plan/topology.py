@@ -1,65 +1,14 @@
 """Hardware by name: "v5p:8x8x8" in slices, "gpu:h200:128x8" (hosts x GPUs), "cpu:8"."""
 
-import dataclasses
 import math
 import re
 from typing import Any
 
 from bigmodel import config, costs
+from bigmodel.costs.topology import Topology, text
 from bigmodel.plan import gpus
 
 FORMS = "v5p:8x8x8 (chips of a slice), gpu:h200:128x8 (hosts x GPUs), cpu:8 (simulated)"
-
-
-NETWORKS = {
-    "tpu": ("ICI", "DCN"),
-    "gpu": ("NVLink", "InfiniBand"),
-    "cpu": ("memory", "memory"),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Topology:
-    """Devices that need not be here.
-
-    Attributes:
-        name: as it was given.
-        platform: "tpu", "gpu" or "cpu".
-        kind: the generation of TPUs, or the GPU by name.
-        shape: chips along each dimension of a slice; of GPUs hosts and GPUs a host.
-        slices: parts joined by the data-centre network.
-    """
-
-    name: str
-    platform: str
-    kind: str
-    shape: tuple[int, ...]
-    slices: int = 1
-
-    @property
-    def chips(self) -> int:
-        return math.prod(self.shape) * self.slices
-
-    @property
-    def per_chip(self) -> int:
-        """JAX devices of a chip."""
-        return costs.GENERATIONS[self.kind].devices if self.platform == "tpu" else 1
-
-    @property
-    def devices(self) -> int:
-        return self.chips * self.per_chip
-
-    @property
-    def chip(self) -> costs.Chip | None:
-        """Of the table; None for simulated devices."""
-        if self.platform == "tpu":
-            return costs.chip(costs.GENERATIONS[self.kind].chip)
-        return costs.chip(self.kind) if self.platform == "gpu" else None
-
-    @property
-    def networks(self) -> tuple[str, str]:
-        """Names of the network inside a slice (of GPUs a host) and of that between them."""
-        return NETWORKS[self.platform]
 
 
 def parse(name: str, slices: int = 1) -> Topology:
@@ -136,10 +85,6 @@ def distance(a: tuple[int, ...], b: tuple[int, ...]) -> float:
     return abs(math.log(math.prod(a) / math.prod(b))) + 0.01 * sum(
         abs(x - y) for x, y in zip(sorted(a), sorted(b), strict=True)
     )
-
-
-def text(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
 
 
 def devices(topology: Topology) -> list[Any]:
