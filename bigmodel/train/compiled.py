@@ -9,8 +9,8 @@ import jax
 
 from bigmodel import compat, costs
 from bigmodel import recipe as recipes
+from bigmodel.train import spikes, step
 from bigmodel.train import state as states
-from bigmodel.train import step
 
 T = TypeVar("T")
 
@@ -46,6 +46,8 @@ def train_step(recipe: recipes.Recipe) -> step.TrainStep:
         made = step.with_average(made, recipe.ema)
     if recipe.config.nonfinite == "skip":
         made = step.skipping_nonfinite(made)
+    if recipe.config.spikes.action != "off":
+        made = spikes.watching(made, **spikes.ask(recipe.config.spikes))
     return made
 
 

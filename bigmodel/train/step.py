@@ -114,8 +114,15 @@ def skipping_nonfinite(train_step: TrainStep) -> TrainStep:
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         after, metrics = train_step(state, batch)
         good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
-        chosen = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, state)
-        metrics |= {"skipped": 1.0 - good.astype(jnp.float32)}
-        return chosen.replace(step=after.step), metrics
+        return undone(good, after, state, metrics)
 
     return step
+
+
+def undone(
+    good: jax.Array, after: TrainState, before: TrainState, metrics: Metrics
+) -> tuple[TrainState, Metrics]:
+    """The state after a step where it was good, else the one before it with the step's number."""
+    chosen = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, before)
+    skipped = jnp.maximum(metrics.get("skipped", 0.0), 1.0 - good.astype(jnp.float32))
+    return chosen.replace(step=after.step), metrics | {"skipped": skipped}
