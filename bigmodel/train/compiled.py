@@ -2,7 +2,7 @@
 
 import concurrent.futures
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -61,14 +61,19 @@ def trace(
         state: abstract, with shardings, as `state.abstract` gives it.
         batch: shape and dtype of every array of a batch.
     """
-    of_batch = recipe.batch_sharding
-    placed = {
-        name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=of_batch)
-        for name, spec in batch.items()
-    }
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     jitted = jax.jit(train_step(recipe), donate_argnums=0, out_shardings=(shardings, None))
-    return jitted.trace(state, placed)
+    return jitted.trace(state, placed(recipe, batch))
+
+
+def placed(
+    recipe: recipes.Recipe, batch: Mapping[str, jax.ShapeDtypeStruct]
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """A batch's shapes and dtypes with their shardings."""
+    return {
+        name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=recipe.batch_sharding)
+        for name, spec in batch.items()
+    }
 
 
 def compile_step(recipe: recipes.Recipe, state: states.TrainState, batch: Any) -> Compiled:

@@ -8,7 +8,7 @@ from etils import epath
 from bigmodel import checkpoint
 from bigmodel import recipe as recipes
 from bigmodel.data import pipeline
-from bigmodel.train import compiled, void
+from bigmodel.train import compiled, replay, void
 from bigmodel.train import progress as progresses
 from bigmodel.train import state as states
 
@@ -26,3 +26,4 @@ class Job(NamedTuple):
     progress: progresses.Progress
     void: void.Void
     make_state: Callable[[], states.TrainState]  # that of the newest checkpoint, or the first
+    replay: replay.Replay | None

@@ -13,7 +13,7 @@ from bigmodel import recipe as recipes
 from bigmodel.data import pipeline
 from bigmodel.report import curve
 from bigmodel.sharding import mesh as meshes
-from bigmodel.train import compiled, meter, processes, start, teller, void, workdir, writers
+from bigmodel.train import compiled, meter, processes, replay, start, teller, void, workdir, writers
 from bigmodel.train import progress as progresses
 from bigmodel.train import state as states
 from bigmodel.train.job import Job
@@ -130,7 +130,8 @@ def prepare(
     at = f", from step {int(state.step):,}" if resumes else f", from {source}" if source else ""
     bubble = f", pipeline bubble {recipe.pipeline.bubble:.1%}" if recipe.pipeline else ""
     show(f"{folder}: {states.describe(state)}, step compiled in {step.seconds:.1f} s{at}{bubble}")
-    made = (batches, evaluations, checkpoints, step, progress, left_out, make_state)
+    replayed = replay.make(recipe, abstract, batches.spec)
+    made = (batches, evaluations, checkpoints, step, progress, left_out, make_state, replayed)
     return Job(recipe, folder, facts, *made), state
 
 
@@ -167,6 +168,8 @@ def run(
     ):
         for at, batch in batches:
             step = void.pass_over if batch is None else job.step.run
+            if job.replay and batch:
+                job.replay.check(at + 1, state, batch)
             state, metrics = trace.step(at, step, state, batch)
             done = at + 1
             if metrics:
