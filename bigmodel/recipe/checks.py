@@ -72,7 +72,7 @@ def values(flat: Mapping[str, Any]) -> None:
         if flat["optimizer.offload"] and flat[field] == "skip":
             raise config.InputError(
                 f"{field} = 'skip': a state in the host's memory (optimizer.offload = True) cannot "
-                "be taken back; allowed are 'stop' and 'rollback'."
+                "be taken back; take 'rollback' or 'stop'."
             )
     for field, allowed in CHOICES.items():
         if flat.get(field) is not None:

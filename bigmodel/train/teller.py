@@ -61,7 +61,7 @@ class Teller:
         folder = job.folder / "debug" / f"step_{step}"
         if action == "stop":
             batch = job.batches.host(step - 1)
-            raise watch.stop(folder, **seen, batch=batch, resume=job.checkpoints.latest())
+            raise watch.stop(folder, **seen, batch=batch, resume=void.newest(job.checkpoints))
         if action == "rollback":
             told = watch.write_down(folder, **seen, batch=job.batches.host(step - 1))
             raise void.RollBack(step, told)

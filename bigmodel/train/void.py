@@ -80,9 +80,9 @@ class Void:
             times += 1
         if times >= most:
             raise watch.WentWrongError(
-                f"{bad.told}. The run went back to step {back_to} {times} times already, and "
-                f"rollbacks = {most} is the most without a newer checkpoint. Lower schedule.peak, "
-                f"look at the batches in {self.path}, or raise rollbacks."
+                f"{bad.told}. rollbacks = {most}, and the run has gone back to step {back_to:,} "
+                f"that often without a newer checkpoint. Lower schedule.peak, look at the "
+                f"batches in {self.path}, or raise rollbacks."
             )
         entry = {"batch": bad.step - 1, "step": bad.step, "checkpoint": back_to, "told": bad.told}
         self.entries.append(entry)

@@ -85,7 +85,7 @@ def test_a_run_that_stopped_goes_on_with_another_answer_as_if_that_had_been_the_
 ):
     run = folder / f"{field} stopped"
     for _ in range(2):  # the second time it goes on from step 4, and finds the same
-        with pytest.raises(error, match=rf"step 7: loss .* {field}=.?\"skip\""):
+        with pytest.raises(error, match=rf"step 7: loss .* is step 4. .* {field}=.?\"skip\""):
             faulty.train(run, *given, f"{field}=stop")
         with checkpoint.Checkpoints(run / "checkpoints") as checkpoints:
             assert checkpoints.steps() == [4]
@@ -132,7 +132,7 @@ def test_a_run_that_goes_back_too_often_stops_and_says_so(folder):
     run = folder / "often"
     given = ("data.bad=(5, 6, 7)", faulty.INFINITE, "nonfinite=rollback", "rollbacks=2")
     for _ in range(2):  # what was void stays so, and is counted
-        with pytest.raises(watch.WentWrongError, match="back to step 4 2 times already, and roll"):
+        with pytest.raises(watch.WentWrongError, match="rollbacks = 2, .* back to step 4 that"):
             faulty.train(run, *given)
     assert len(json.loads((run / void.FILE).read_text())) == 2
     faulty.train(run, *given, "rollbacks=3")
@@ -176,7 +176,7 @@ def test_what_no_run_can_do_is_refused(folder, override, told):
 def test_two_processes_go_back_alike_and_end_in_the_bits_of_one(tmp_path):
     runs.write_config(tmp_path, faulty.CONFIG)
     given = ["--config.mesh.fsdp=4", "--config.nonfinite=rollback", "--config.spikes.action=tell"]
-    given += [f"--config.{override}" for override in NAN]
+    given += [f"--config.{override}" for override in (*NAN, "replay.every=5")]
     for processes in (1, 2):
         for process in start(tmp_path, str(processes), *given, processes=processes):
             assert "goes back to step 4" in runs.finish(process)
