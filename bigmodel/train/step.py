@@ -136,5 +136,7 @@ def undone(
 ) -> tuple[TrainState, Metrics]:
     """The state after a step where it was good, else the one before it with the step's number."""
     chosen = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, before)
-    skipped = jnp.maximum(metrics.get("skipped", 0.0), 1.0 - good.astype(jnp.float32))
+    skipped = 1.0 - good.astype(jnp.float32)
+    if "skipped" in metrics:  # for another reason
+        skipped = jnp.maximum(skipped, metrics["skipped"])
     return chosen.replace(step=after.step), metrics | {"skipped": skipped}
