@@ -25,7 +25,7 @@ from bigmodel.train import loop, safety, watch, workdir, writers
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
 TABLE, FAILED = "sweep.json", "failed.txt"
 LOSS, SPEED = "train/loss", "train/tokens_per_second"
-REFUSED = (config.InputError, watch.NonFiniteError, checkpoint.UnsoundError)
+REFUSED = (config.InputError, watch.WentWrongError, checkpoint.UnsoundError)
 
 
 class Entry(NamedTuple):

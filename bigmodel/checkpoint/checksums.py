@@ -19,7 +19,12 @@ def checksum(x: jax.Array) -> jax.Array:
 
     Scramble: Wellons 2018, "Prospecting for hash functions" (lowbias32).
     """
-    bits = words(jax.device_put(x, jax.memory.Space.Device))  # it may be the host's
+    return scrambled(jax.device_put(x, jax.memory.Space.Device))  # it may be the host's
+
+
+def scrambled(x: jax.Array) -> jax.Array:
+    """`checksum` within a program, of what is on the device."""
+    bits = words(x)
     h = bits + positions(bits.shape) * np.uint32(0x9E3779B1)
     h = (h ^ (h >> 16)) * np.uint32(0x7FEB352D)
     h = (h ^ (h >> 15)) * np.uint32(0x846CA68B)

@@ -1,7 +1,6 @@
 """What is compiled: the very functions that train, evaluate and write, on shapes alone."""
 
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -35,9 +34,8 @@ def lower(recipe: recipes.Recipe, task: str, prompt: int) -> tuple[jax.stages.Lo
             traced = compiled.trace(recipe, state, recipes.batch_spec(recipe))
         elif task == "evaluate":
             step: Any = make_eval_step(recipe)
-            traced = step.trace(
-                states.whole(state).params, placed(recipe, recipes.batch_spec(recipe))
-            )
+            batch = compiled.placed(recipe, recipes.batch_spec(recipe))
+            traced = step.trace(states.whole(state).params, batch)
         else:
             own = trees.flatten(recipe.boxed_params, is_leaf=rules.is_box)
             params = trees.pick(states.whole(state).params, own)  # without adapters
@@ -77,10 +75,6 @@ def sharding_of(recipe: recipes.Recipe, state: states.TrainState) -> dict[str, A
     return found
 
 
-def placed(recipe: recipes.Recipe, batch: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: at(spec, recipe.batch_sharding) for name, spec in batch.items()}
-
-
 def at(spec: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=sharding)
 
@@ -94,7 +88,7 @@ def trace_decoding(recipe: recipes.Recipe, params: Any, task: str, prompt: int) 
     batch = {name: jax.ShapeDtypeStruct((B, prompt), jnp.int32) for name in names}
     who = at(jax.ShapeDtypeStruct((B, 3), jnp.uint32), recipe.batch_sharding)
     left = at(jax.ShapeDtypeStruct((B,), jnp.int32), recipe.batch_sharding)
-    given = (params, placed(recipe, batch), who, left)
+    given = (params, compiled.placed(recipe, batch), who, left)
     if task == "prefill":
         return generate.prefill.trace(*given, **how, length=length)
     fill = functools.partial(generate.prefill, **how, length=length)

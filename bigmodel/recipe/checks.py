@@ -12,14 +12,16 @@ from bigmodel.sharding import kernels
 POSITIVE = (
     *("steps", "batch", "accumulate", "mesh_slices", "data.length", "log.every"),
     "data.source_length",
-    *("checkpoint.keep", "pipeline.repeats"),
+    *("checkpoint.keep", "pipeline.repeats", "spikes.steps"),
 )
 NOT_NEGATIVE = (
     *("checkpoint.every", "checkpoint.every_minutes", "optimizer.clip", "data.workers"),
+    *("rollbacks", "replay.every"),
     *("lora.rank", "profile.start", "profile.steps", "objective.chunk", "pipeline.microbatches"),
 )
 CHOICES: dict[str, Iterable[str]] = {
-    "nonfinite": ("stop", "skip"),
+    "nonfinite": ("stop", "skip", "rollback"),
+    "spikes.action": ("off", "tell", "skip", "rollback", "stop"),
     "frozen_dtype": ("", "bfloat16", "float32"),
     "checkpoint.best_is": schedule.SIGNS,
     "data.packing": packing.PACKINGS,
@@ -63,11 +65,15 @@ def values(flat: Mapping[str, Any]) -> None:
     for field in ("fresh", "frozen", "lora.targets"):
         for pattern in flat[field]:
             config.fit(pattern, str, field)
-    if flat["optimizer.offload"] and flat["nonfinite"] == "skip":
-        raise config.InputError(
-            "nonfinite = 'skip': a state in the host's memory (optimizer.offload = True) cannot "
-            "be taken back; allowed is 'stop'."
-        )
+    for field in ("spikes.factor", "spikes.loss_factor"):
+        if not 1 < flat[field] < float("inf"):
+            raise config.InputError(f"{field} = {flat[field]}: a multiple of a mean, above 1.")
+    for field in ("nonfinite", "spikes.action"):
+        if flat["optimizer.offload"] and flat[field] == "skip":
+            raise config.InputError(
+                f"{field} = 'skip': a state in the host's memory (optimizer.offload = True) cannot "
+                "be taken back; take 'rollback' or 'stop'."
+            )
     for field, allowed in CHOICES.items():
         if flat.get(field) is not None:
             config.known(field, flat[field], allowed)

@@ -41,7 +41,17 @@ def default_config(
         "batch": 8,  # sequences over the whole mesh
         "accumulate": 1,  # parts that a batch is cut into, one after another
         "ema": 0.0,  # decay of the weights' moving average; 0: none is kept
-        "nonfinite": "stop",  # what a NaN or inf in loss or gradient does: "stop", or "skip" it
+        # what a NaN or inf in loss or gradient does: "stop", "skip" its update, or "rollback" to
+        # the newest checkpoint and go on without its batch
+        "nonfinite": "stop",
+        "spikes": {
+            "action": "off",  # what a spike does: "tell", "skip", "rollback" or "stop"
+            "factor": 10.0,  # a gradient norm so many times its running mean is a spike
+            "loss_factor": 3.0,  # and so is a loss
+            "steps": 100,  # of the mean; before so many there is no verdict
+        },
+        "rollbacks": 5,  # to one checkpoint, before the run stops
+        "replay": {"every": 0},  # steps between replays of a gradient, for silent faults; 0: none
         "model": {"name": model} | of_builder(tables["model"][model]),
         "objective": {"name": objective} | of_builder(tables["objective"][objective]),
         "data": {"kind": data, "shuffle": True} | of_opener(tables["data"][data]),

@@ -2,15 +2,15 @@
 
 import concurrent.futures
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 
 from bigmodel import compat, costs
 from bigmodel import recipe as recipes
+from bigmodel.train import spikes, step
 from bigmodel.train import state as states
-from bigmodel.train import step
 
 T = TypeVar("T")
 
@@ -46,6 +46,8 @@ def train_step(recipe: recipes.Recipe) -> step.TrainStep:
         made = step.with_average(made, recipe.ema)
     if recipe.config.nonfinite == "skip":
         made = step.skipping_nonfinite(made)
+    if recipe.config.spikes.action != "off":
+        made = spikes.watching(made, **spikes.ask(recipe.config.spikes))
     return made
 
 
@@ -59,14 +61,19 @@ def trace(
         state: abstract, with shardings, as `state.abstract` gives it.
         batch: shape and dtype of every array of a batch.
     """
-    of_batch = recipe.batch_sharding
-    placed = {
-        name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=of_batch)
-        for name, spec in batch.items()
-    }
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     jitted = jax.jit(train_step(recipe), donate_argnums=0, out_shardings=(shardings, None))
-    return jitted.trace(state, placed)
+    return jitted.trace(state, placed(recipe, batch))
+
+
+def placed(
+    recipe: recipes.Recipe, batch: Mapping[str, jax.ShapeDtypeStruct]
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """A batch's shapes and dtypes with their shardings."""
+    return {
+        name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=recipe.batch_sharding)
+        for name, spec in batch.items()
+    }
 
 
 def compile_step(recipe: recipes.Recipe, state: states.TrainState, batch: Any) -> Compiled:

@@ -1,5 +1,6 @@
 """What the loop is handed, made before its first step."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -7,8 +8,9 @@ from etils import epath
 from bigmodel import checkpoint
 from bigmodel import recipe as recipes
 from bigmodel.data import pipeline
-from bigmodel.train import compiled
+from bigmodel.train import compiled, heartbeat, replay, void
 from bigmodel.train import progress as progresses
+from bigmodel.train import state as states
 
 
 class Job(NamedTuple):
@@ -22,3 +24,7 @@ class Job(NamedTuple):
     checkpoints: checkpoint.Checkpoints
     step: compiled.Compiled
     progress: progresses.Progress
+    void: void.Void
+    make_state: Callable[[], states.TrainState]  # that of the newest checkpoint, or the first
+    replay: replay.Replay | None
+    heart: heartbeat.Heartbeat

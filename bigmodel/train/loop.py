@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,9 +18,11 @@ from bigmodel.train import (
     heartbeat,
     meter,
     processes,
+    replay,
     safety,
     start,
     teller,
+    void,
     workdir,
     writers,
 )
@@ -42,7 +45,7 @@ def train(loaded: config.Loaded | Any, folder: str | epath.Path) -> Metrics:
 
     Raises:
         InputError: the config cannot be run, or not in this workdir.
-        NonFiniteError: a loss or gradient was no number and `nonfinite` is "stop".
+        WentWrongError: a number went wrong and the config says to stop, or to go back no more.
         Stopped: SIGTERM or Ctrl-C came; the state is saved.
     """
     processes.join(loaded)
@@ -65,19 +68,16 @@ def train(loaded: config.Loaded | Any, folder: str | epath.Path) -> Metrics:
         job, state = prepare(recipe, folder, checkpoints, progress, heart)
         # Until here a signal ends the process at once: there is nothing to save.
         request = stack.enter_context(processes.StopRequest())
-        write = stack.enter_context(
-            writers.open_writers(
-                folder,
-                step=int(state.step),
-                process=jax.process_index(),
-                tensorboard=recipe.config.log.tensorboard,
-                wandb=recipe.config.log.wandb,
-                config=config.flat(config.plain(recipe.config)),
-                extra=[progress],
-            )
+        opened = functools.partial(
+            writers.open_writers,
+            folder,
+            process=jax.process_index(),
+            tensorboard=recipe.config.log.tensorboard,
+            wandb=recipe.config.log.wandb,
+            config=config.flat(config.plain(recipe.config)),
+            extra=[progress],
         )
-        with jax.transfer_guard("disallow"):
-            last = run(job, state, write, request, heart)
+        last = attempts(job, state, opened, request)
     if jax.process_index() == 0:
         draw(recipe, folder)
     return last
@@ -103,7 +103,7 @@ def prepare(
     unsaid = functools.partial(recipes.unsaid, recipe.loaded)
     workdir.check_resume(before, facts, str(folder), unsaid)  # what is cheap to tell, before data
     abstract = states.abstract(recipe)
-    resumes = checkpoints.latest() is not None
+    resumes = void.newest(checkpoints) is not None
     find = functools.partial(start.find, recipe, abstract, facts, show)
     source = None if resumes else processes.together(find, "a look at init_from")
     heart.at("data")
@@ -118,11 +118,14 @@ def prepare(
     facts["rows"] = batches.rows.fingerprint
     workdir.check_resume(before, facts, str(folder), unsaid)
 
+    left_out = void.Void(folder, before.get("void", ()))
+    if left_out.batches:
+        facts["void"] = left_out.batches
+        show(f"without the batches {left_out.batches}, which {left_out.path} says are void")
+
     def make_state() -> states.TrainState:
-        if resumes:
-            stored = checkpoints.restore(states.whole(abstract), warn=show).tree
-            params, frozen = states.parted(stored.params, abstract)
-            return stored.replace(params=params, frozen=frozen)
+        if void.newest(checkpoints) is not None:
+            return states.restore(checkpoints, abstract, show)
         given = start.read(recipe, abstract, source) if source else None
         return states.create(recipe, abstract, given)
 
@@ -133,22 +136,45 @@ def prepare(
     at = f", from step {int(state.step):,}" if resumes else f", from {source}" if source else ""
     bubble = f", pipeline bubble {recipe.pipeline.bubble:.1%}" if recipe.pipeline else ""
     show(f"{folder}: {states.describe(state)}, step compiled in {step.seconds:.1f} s{at}{bubble}")
-    return Job(recipe, folder, facts, batches, evaluations, checkpoints, step, progress), state
+    replayed = replay.make(recipe, abstract, batches.spec)
+    made = (
+        batches,
+        evaluations,
+        checkpoints,
+        step,
+        progress,
+        left_out,
+        make_state,
+        replayed,
+        heart,
+    )
+    return Job(recipe, folder, facts, *made), state
+
+
+def attempts(
+    job: Job, state: states.TrainState, opened: Callable[..., Any], request: processes.StopRequest
+) -> Metrics:
+    """`run`, and again from the newest checkpoint as often as a step goes wrong (void.py)."""
+    while True:
+        with opened(step=int(state.step)) as write, jax.transfer_guard("disallow"):
+            try:
+                return run(job, state, write, request)
+            except void.RollBack as error:
+                bad = error.with_traceback(None)  # its frames hold a state: room for another
+        state = void.roll_back(job, bad)
 
 
 def run(
-    job: Job,
-    state: states.TrainState,
-    write: writers.Writer,
-    request: processes.StopRequest,
-    heart: heartbeat.Heartbeat,
+    job: Job, state: states.TrainState, write: writers.Writer, request: processes.StopRequest
 ) -> Metrics:
     """All steps that are left."""
     recipe = job.recipe
     start = int(jax.device_get(state.step))
     told = teller.Teller(job, write, first=start + 1)
 
-    def make(at: int) -> dict[str, jax.Array]:
+    def make(at: int) -> dict[str, jax.Array] | None:
+        if at in job.void:
+            return None
         return pipeline.place(job.batches, at, lambda *_: recipe.batch_sharding)
 
     profile = recipe.config.profile
@@ -157,10 +183,14 @@ def run(
         meter.Trace(job.folder / "profile", profile.start, profile.steps) as trace,
     ):
         for at, batch in batches:
-            state, metrics = trace.step(at, job.step.run, state, batch)
+            step = void.pass_over if batch is None else job.step.run
+            if job.replay and batch:
+                job.replay.check(at + 1, state, batch)
+            state, metrics = trace.step(at, step, state, batch)
             done = at + 1
-            heart.at("step", done)
-            told.ran(done, metrics)
+            job.heart.at("step", done)
+            if metrics:
+                told.ran(done, metrics)
             told.look(state, batches.waited_seconds, behind=job.step.ahead)
 
             stop = request.agreed(done)
@@ -170,15 +200,15 @@ def run(
                 # What is no number must not be saved.
                 told.look(state, batches.waited_seconds, behind=0)
                 with told.speed.paused():
-                    heart.at("evaluate" if due else "save", done)
+                    job.heart.at("evaluate" if due else "save", done)
                     measured = told.evaluate(done, state, due)
                     if save:
                         whole = states.whole(state)
                         job.checkpoints.save(done, whole, job.facts, metrics=measured, wait=stop)
-                    heart.at("step", done)
+                    job.heart.at("step", done)
             if stop and done < recipe.steps:
                 raise safety.Stopped(request.reason, done)
-    heart.at("save", recipe.steps)
+    job.heart.at("save", recipe.steps)
     job.checkpoints.wait()
     return told.last
 

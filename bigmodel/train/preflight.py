@@ -14,6 +14,7 @@ from etils import epath
 
 from bigmodel import config
 from bigmodel.checkpoint import agreement
+from bigmodel.train import selftest
 
 CLOCK_SECONDS = 30.0  # that a host's clock may be off
 DISK_BYTES = 2**30  # that should be free where the workdir is, if that is local
@@ -64,6 +65,7 @@ def about() -> dict[str, Any]:
         "devices": len(devices),
         "kind": devices[0].device_kind,
         "memory": memory(),
+        "faulty": "; ".join(selftest.faulty_devices()),
     }
 
 
@@ -91,6 +93,11 @@ def refusals(hosts: list[dict[str, Any]]) -> list[str]:
         f"{named([number], hosts)} {host['fault']}. See to its rights and its mounts."
         for number, host in enumerate(hosts)
         if host["fault"]
+    ]
+    found += [
+        f"{host['faulty']}: a fixed chain of products goes wrong there. Leave that host out."
+        for host in hosts
+        if host["faulty"]
     ]
     for field, what in (("kind", "kind of device"), ("devices", "number of devices")):
         usual = statistics.mode([host[field] for host in hosts])

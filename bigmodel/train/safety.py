@@ -29,7 +29,7 @@ class Stopped(Exception):
 
 
 # What all processes raise at once: each of them ends by itself.
-SHARED = (config.InputError, checkpoint.UnsoundError, watch.NonFiniteError, Stopped)
+SHARED = (config.InputError, checkpoint.UnsoundError, watch.WentWrongError, Stopped)
 
 
 @contextlib.contextmanager

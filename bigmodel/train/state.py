@@ -1,6 +1,6 @@
 """All that a run is at a step, and how it is born: sharded, on no host as a whole."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from bigmodel import optimizers, trees
+from bigmodel import checkpoint, optimizers, trees
 from bigmodel import recipe as recipes
 from bigmodel.adapt import lora
 from bigmodel.sharding import mesh as meshes
@@ -32,6 +32,7 @@ class TrainState(flax.struct.PyTreeNode):
     opt_state: optax.OptState
     rng: jax.Array  # folded with `step`, never consumed
     ema: Params | None = None  # float32 moving average of `params`, where the config asks for one
+    spikes: dict[str, jax.Array] | None = None  # running means (spikes.py), where it asks for them
 
 
 def create(
@@ -71,6 +72,7 @@ def abstract(recipe: recipes.Recipe) -> TrainState:
         opt_state=rules.like_params(shapes.opt_state, shapes.params, of_state, mesh),
         rng=everywhere,
         ema=None if shapes.ema is None else params,
+        spikes=jax.tree.map(lambda _: everywhere, shapes.spikes),
     )
 
     def place(shape, sharding):
@@ -104,9 +106,34 @@ def initializer(recipe: recipes.Recipe):
             rng=step_rng,
             # 8 bits would round away what each step adds to it.
             ema=jax.tree.map(lambda p: jnp.array(p, jnp.float32), params) if recipe.ema else None,
+            spikes=no_means() if recipe.config.spikes.action != "off" else None,
         )
 
     return init
+
+
+def no_means() -> dict[str, jax.Array]:
+    """What `TrainState.spikes` is before the first step: means of nothing, and how many steps."""
+    return {"loss": jnp.float32(0), "grad_norm": jnp.float32(0), "seen": jnp.int32(0)}
+
+
+def restore(
+    checkpoints: checkpoint.Checkpoints, like: TrainState, warn: Callable[[str], None]
+) -> TrainState:
+    """The state of the newest sound checkpoint.
+
+    Running means begin anew where the run that wrote it had none: spikes may be asked for later.
+    """
+    wanted = whole(like)
+    if not any(name.startswith("spikes/") for name in checkpoints.leaves()):
+        wanted = wanted.replace(spikes=None)
+    stored = checkpoints.restore(wanted, warn=warn).tree
+    params, frozen = parted(stored.params, like)
+    stored = stored.replace(params=params, frozen=frozen)
+    if like.spikes and not stored.spikes:
+        placed = jax.tree.map(lambda leaf: leaf.sharding, like.spikes)
+        stored = stored.replace(spikes=jax.jit(no_means, out_shardings=placed)())
+    return stored
 
 
 def whole(state: TrainState) -> TrainState:

@@ -9,7 +9,7 @@ import optax
 
 from bigmodel import trees
 from bigmodel.objectives import Objective
-from bigmodel.train.state import TrainState
+from bigmodel.train.state import Params, TrainState
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -23,15 +23,10 @@ def make_train_step(
     accumulate: int = 1,
 ) -> TrainStep:
     """Binds the choices of a run; the result is ready for `jax.jit`."""
-
-    def loss_sum(params, frozen, batch, rng):
-        return objective(trees.merge(params, frozen), batch, rng)
-
-    gradient = accumulated(jax.value_and_grad(loss_sum, has_aux=True), accumulate)
+    gradient = make_gradient(objective, accumulate)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        rng = jax.random.fold_in(state.rng, state.step)
-        (loss, sums), grads = gradient(state.params, state.frozen, batch, rng)
+        (loss, sums), grads = gradient(state, batch)
         weight = sums["weight"]
         weight = jnp.where(weight == 0, 1.0, weight)  # nothing but padding: nothing to change
         grads = trees.scale(grads, 1 / weight)  # per token of the whole mesh, not per shard
@@ -52,6 +47,23 @@ def make_train_step(
         return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
     return train_step
+
+
+def make_gradient(
+    objective: Objective, accumulate: int = 1
+) -> Callable[[TrainState, Batch], tuple[Any, Params]]:
+    """(state, batch) -> (summed loss, sums), their gradient by the parameters that train."""
+
+    def loss_sum(params, frozen, batch, rng):
+        return objective(trees.merge(params, frozen), batch, rng)
+
+    summed = accumulated(jax.value_and_grad(loss_sum, has_aux=True), accumulate)
+
+    def gradient(state: TrainState, batch: Batch) -> tuple[Any, Params]:
+        rng = jax.random.fold_in(state.rng, state.step)
+        return summed(state.params, state.frozen, batch, rng)
+
+    return gradient
 
 
 def routing(sums: Metrics, weight: jax.Array) -> Metrics:
@@ -114,8 +126,17 @@ def skipping_nonfinite(train_step: TrainStep) -> TrainStep:
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         after, metrics = train_step(state, batch)
         good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
-        chosen = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, state)
-        metrics |= {"skipped": 1.0 - good.astype(jnp.float32)}
-        return chosen.replace(step=after.step), metrics
+        return undone(good, after, state, metrics)
 
     return step
+
+
+def undone(
+    good: jax.Array, after: TrainState, before: TrainState, metrics: Metrics
+) -> tuple[TrainState, Metrics]:
+    """The state after a step where it was good, else the one before it with the step's number."""
+    chosen = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, before)
+    skipped = 1.0 - good.astype(jnp.float32)
+    if "skipped" in metrics:  # for another reason
+        skipped = jnp.maximum(skipped, metrics["skipped"])
+    return chosen.replace(step=after.step), metrics | {"skipped": skipped}

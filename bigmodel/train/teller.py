@@ -10,7 +10,7 @@ import jax
 from bigmodel import recipe as recipes
 from bigmodel import scoring
 from bigmodel.evaluate import evaluate, make_eval_step
-from bigmodel.train import meter, watch, writers
+from bigmodel.train import meter, void, watch, writers
 from bigmodel.train import state as states
 from bigmodel.train.job import Job
 
@@ -23,6 +23,7 @@ class Teller:
     Attributes:
         last: the last figures of everything told.
         speed: of the steps.
+        skipped: updates that were left out.
         pending: steps that were started and not looked at, with their metrics.
     """
 
@@ -30,6 +31,7 @@ class Teller:
         self.job, self.write = job, write
         self.first = first  # step of this process, whose time is that of other things too
         self.last: Metrics = {}
+        self.skipped = 0
         self.speed = meter.Meter(job.recipe)
         self.pending: collections.deque[tuple[int, Any]] = collections.deque()
         self.eval_step = make_eval_step(job.recipe)
@@ -43,27 +45,31 @@ class Teller:
         while len(self.pending) > behind:
             step, metrics = self.pending.popleft()
             found = {name: float(value) for name, value in jax.device_get(metrics).items()}
-            if not watch.is_finite(found):
-                self.not_finite(step, found, state)
             recipe = self.job.recipe
-            if step % recipe.config.log.every == 0 or step in (self.first, recipe.steps):
+            if action := watch.action(found, recipe.config):
+                self.went_wrong(step, found, state, action)
+            every = recipe.config.log.every
+            if action or step % every == 0 or step in (self.first, recipe.steps):
                 found |= self.speed.read(step, waited_seconds)
                 self.tell(step, {f"train/{name}": value for name, value in found.items()})
 
-    def not_finite(self, step: int, found: Metrics, state: states.TrainState) -> None:
-        """Raises it, or says that the update was skipped."""
+    def went_wrong(self, step: int, found: Metrics, state: states.TrainState, action: str) -> None:
+        """Raises it, or says that the update was skipped, as the action says."""
         job = self.job
-        if job.recipe.config.nonfinite == "stop":
-            raise watch.stop(
-                job.folder / "debug" / f"step_{step}",
-                step=step,
-                metrics=found,
-                batch=job.batches.host(step - 1),
-                params=state.params,
-                params_step=step + len(self.pending),
-                resume=job.checkpoints.latest(),
-            )
-        job.progress.print(f"step {step:,}: loss {found['loss']}, its update was left out")
+        seen: dict[str, Any] = dict(step=step, metrics=found, params=state.params)
+        seen |= dict(params_step=step + len(self.pending))
+        folder = job.folder / "debug" / f"step_{step}"
+        if action == "stop":
+            batch = job.batches.host(step - 1)
+            raise watch.stop(folder, **seen, batch=batch, resume=void.newest(job.checkpoints))
+        if action == "rollback":
+            told = watch.write_down(folder, **seen, batch=job.batches.host(step - 1))
+            raise void.RollBack(step, told)
+        told = watch.describe(step, found)
+        if action == "skip":
+            self.skipped += 1
+            told += f"; its update was left out, {self.skipped} since this start"
+        job.progress.print(told)
 
     def evaluate(
         self, step: int, state: states.TrainState, due: Sequence[recipes.Evaluation]

@@ -7,6 +7,7 @@ from bigmodel import config
 from bigmodel.train import preflight
 
 GOOD = {"host": "a", "devices": 4, "kind": "v5p", "memory": 2**34, "clock": 1000.0, "fault": ""}
+GOOD["faulty"] = ""
 
 
 @pytest.mark.parametrize(
@@ -14,6 +15,7 @@ GOOD = {"host": "a", "devices": 4, "kind": "v5p", "memory": 2**34, "clock": 1000
     [
         ({"devices": 3}, "one number of devices: 4 on most, 3 on process 1 (b)"),
         ({"kind": "v4"}, "one kind of device: v5p on most, v4 on process 1 (b)"),
+        ({"faulty": "b, process 1, device 3 (v5p)"}, "device 3 (v5p): a fixed chain of products"),
         ({"clock": 1100.0}, "that of process 1 (b) is +100 s off"),
         ({"fault": "cannot write into the workdir x: full"}, "process 1 (b) cannot write into"),
     ],
