@@ -26,7 +26,7 @@ def train(values: Values, loaded: config.Loaded) -> int:
     except loop.Stopped as stopped:
         print(f"bigmodel: {stopped}; the same command goes on from there", file=sys.stderr)
         return stopped.status
-    except (watch.NonFiniteError, checkpoint.UnsoundError) as error:
+    except (watch.NonFiniteError, checkpoint.UnsoundError, checkpoint.SaveError) as error:
         print(f"bigmodel: {error}", file=sys.stderr)
         return 1
     return 0

@@ -28,3 +28,18 @@ def agreed(fault: str) -> str:
         faults = multihost_utils.process_allgather(said)
     first = next((row for row in faults if row.any()), said)
     return bytes(first).rstrip(b"\0").decode(errors="ignore")
+
+
+def gathered(name: str, text: str) -> list[str]:
+    """Every process's text, on every process; all of them must ask, for the same `name`."""
+    if jax.process_count() == 1:
+        return [text]
+    from jax.experimental import multihost_utils
+
+    with jax.transfer_guard("allow"):
+        said = np.frombuffer(text.encode(), np.uint8)
+        sizes = multihost_utils.process_allgather(np.int32(said.size)).ravel()
+        rows = np.zeros(max(1, sizes.max()), np.uint8)
+        rows[: said.size] = said
+        found = multihost_utils.process_allgather(rows)
+    return [bytes(row[:size]).decode() for row, size in zip(found, sizes, strict=True)]

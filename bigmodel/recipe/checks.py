@@ -12,7 +12,7 @@ from bigmodel.sharding import kernels
 POSITIVE = (
     *("steps", "batch", "accumulate", "mesh_slices", "data.length", "log.every"),
     "data.source_length",
-    *("checkpoint.keep", "pipeline.repeats"),
+    *("checkpoint.keep", "checkpoint.local_every", "pipeline.repeats"),
 )
 NOT_NEGATIVE = (
     *("checkpoint.every", "checkpoint.every_minutes", "optimizer.clip", "data.workers"),

@@ -62,6 +62,9 @@ def default_config(
             "keep": 3,
             "best": "",  # a metric such as "validation/loss" whose best checkpoint is kept too
             "best_is": "lowest",  # or "highest"
+            "local": "",  # a folder of each host's own, such as "/dev/shm/bigmodel"; "": none
+            "local_every": 100,  # steps between checkpoints there
+            "local_keep": 2,
         },
         "evals": {},  # name -> fields of entries.EVAL_FIELDS
         "log": {"every": 10, "tensorboard": True, "wandb": ""},  # wandb: name of the project

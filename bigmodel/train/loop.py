@@ -57,7 +57,7 @@ def train(loaded: config.Loaded | Any, folder: str | epath.Path) -> Metrics:
         progress = stack.enter_context(progresses.Progress(recipe.steps))
         stack.enter_context(meshes.use(recipe.mesh, recipe.rules))
         checkpoints = stack.enter_context(
-            checkpoint.Checkpoints(
+            checkpoint.Tiers(
                 folder / "checkpoints",
                 **recipe.config.checkpoint.to_dict(),
                 order=recipe.layer_order,
@@ -87,7 +87,7 @@ def train(loaded: config.Loaded | Any, folder: str | epath.Path) -> Metrics:
 def prepare(
     recipe: recipes.Recipe,
     folder: epath.Path,
-    checkpoints: checkpoint.Checkpoints,
+    checkpoints: checkpoint.Tiers,
     progress: progresses.Progress,
 ) -> tuple[Job, states.TrainState]:
     """Data, the compiled step, and the state: restored if there is a checkpoint, else begun."""
@@ -103,7 +103,7 @@ def prepare(
     unsaid = functools.partial(recipes.unsaid, recipe.loaded)
     workdir.check_resume(before, facts, str(folder), unsaid)  # what is cheap to tell, before data
     abstract = states.abstract(recipe)
-    resumes = checkpoints.latest() is not None
+    resumes = checkpoints.find(states.whole(abstract), warn=show)
     find = functools.partial(start.find, recipe, abstract, facts, show)
     source = None if resumes else processes.together(find)
     processes.one_first(lambda: recipes.prepare_data(recipe.loaded, recipes.preparing(show)))
@@ -155,7 +155,7 @@ def run(
             told.look(state, batches.waited_seconds, behind=job.step.ahead)
 
             stop = request.agreed(done)
-            save = job.checkpoints.due(done) or done == recipe.steps or stop
+            save = job.checkpoints.due(done, ends=stop or done == recipe.steps)
             due = [entry for entry in job.evaluations.values() if is_due(entry, done, recipe.steps)]
             if save or due:
                 # What is no number must not be saved.
@@ -167,7 +167,7 @@ def run(
                         job.checkpoints.save(done, whole, job.facts, metrics=measured, wait=stop)
             if stop and done < recipe.steps:
                 raise Stopped(request.reason, done)
-    job.checkpoints.wait()
+    job.checkpoints.finish()
     return told.last
 
 
