@@ -59,18 +59,22 @@ class Local:
                 "while one is written."
             )
         self.folder = epath.Path(os.path.abspath(os.path.expanduser(folder)))
-        above = next(path for path in (self.folder, *self.folder.parents) if path.exists())
-        if not (above.is_dir() and os.access(above, os.W_OK)):
-            raise config.InputError(
-                f"checkpoint.local = {folder!r}: process {jax.process_index()} may not write to "
-                f"{above}; set it to a folder that every host may write to, or '' for none."
-            )
         self.run = ""
         self.keep = keep
         self.every = every
         self._order = None if order is None else order.tolist()
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="local")
         self._saving: concurrent.futures.Future | None = None
+
+    def unwritable(self) -> str:
+        """What keeps this process from writing there, or ""."""
+        above = next(path for path in (self.folder, *self.folder.parents) if path.exists())
+        if above.is_dir() and os.access(above, os.W_OK):
+            return ""
+        return (
+            f"checkpoint.local = {str(self.folder)!r}: process {jax.process_index()} may not write "
+            f"to {above}; set it to a folder that every host may write to, or '' for none."
+        )
 
     def at(self, step: int) -> epath.Path:
         part = f"{jax.process_index()}-of-{jax.process_count()}"

@@ -94,7 +94,11 @@ class Tiers:
             self.persistent.save(step, tree, metadata, metrics=metrics, wait=wait)
 
     def metadata(self) -> dict[str, Any]:
-        """What was given to `save`, of the newest checkpoint whose manifest can be read, or {}."""
+        """What was given to `save`, of the newest checkpoint whose manifest can be read, or {}.
+
+        Raises:
+            InputError: a process may not write to its local folder.
+        """
         for step in self._whole()[0]:
             try:
                 return self._own.metadata(step)
@@ -186,6 +190,8 @@ class Tiers:
         """Gives the local tier its run's name, of a random number that process 0 has stored."""
         if self.local is None or self.local.run:
             return
+        if fault := agreement.agreed(self.local.unwritable()):
+            raise config.InputError(fault)
         text, path = "", self.persistent.folder / RUN
         if jax.process_index() == 0:
             text = path.read_text() if path.exists() else ""

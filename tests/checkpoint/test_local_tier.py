@@ -240,10 +240,14 @@ def test_wrong_settings_are_named(tmp_path):
     for settings, words in (
         ({"local": "gs://bucket/x"}, "each host's own"),
         ({"local_keep": 1}, "must be 2 or more"),
-        ({"local": str(tmp_path / "file" / "x")}, f"may not write to {tmp_path}/file"),
     ):
         with pytest.raises(config.InputError, match=words):
             tiers(tmp_path, **settings)
+    with (
+        tiers(tmp_path, local=str(tmp_path / "file" / "x")) as both,
+        pytest.raises(config.InputError, match=f"process 0 may not write to {tmp_path}/file"),
+    ):
+        both.metadata()
     never = runs.config(checkpoint={"local_every": 0})
     with pytest.raises(config.InputError, match=r"checkpoint.local_every"):
         recipe.make(never)
