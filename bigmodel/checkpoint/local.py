@@ -41,7 +41,7 @@ class Local:
 
     Attributes:
         run: name of the run's own folder; to be set before anything is asked.
-        keep: how many steps to keep, the one that is being written among them.
+        keep: how many steps to keep, the one that is being written among them; 2 or more.
         every: steps between checkpoints.
     """
 
@@ -52,11 +52,6 @@ class Local:
             raise config.InputError(
                 f"checkpoint.local = {folder!r}: must be a folder of each host's own disk or "
                 "memory, such as '/dev/shm/bigmodel'; '' for none."
-            )
-        if keep < 2:
-            raise config.InputError(
-                f"checkpoint.local_keep = {keep}: must be 2 or more; the one before has to stay "
-                "while one is written."
             )
         self.folder = epath.Path(os.path.abspath(os.path.expanduser(folder)))
         self.run = ""
@@ -194,10 +189,11 @@ def on_host(arrays: Mapping[str, jax.Array]) -> list[Shard]:
 
 
 def copied(data: jax.Array) -> np.ndarray:
-    """An array of one device in memory that the next step does not write to."""
+    """An array of one device, in memory of its own."""
     array = np.asarray(data)
     host = data.sharding.memory_kind != "device" or jax.default_backend() == "cpu"
-    return array.copy() if host else array  # there jax hands out the array's own memory
+    # There jax hands out the array's own memory, which the next step could not take over.
+    return array.copy() if host else array
 
 
 def needed(leaf: jax.ShapeDtypeStruct) -> set[Bounds]:

@@ -48,6 +48,8 @@ def values(flat: Mapping[str, Any]) -> None:
             raise config.InputError(f"{field} = {value}: must be a number.")
     for field in POSITIVE:
         at_least(1, field, flat.get(field, 1))
+    # The one before has to stay while one is written.
+    at_least(2, "checkpoint.local_keep", flat.get("checkpoint.local_keep", 2))
     for field in NOT_NEGATIVE:
         at_least(0, field, flat.get(field) or 0)
     if not 0 <= flat["seed"] < 2**32:

@@ -18,20 +18,28 @@ def start(folder):
     return test_processes.start(folder, "run", *given, processes=2)
 
 
-def whole(folder):
-    """Steps whose local checkpoint both processes have finished."""
-    found = [path.parent.parent.name for path in folder.glob("local/*/*/*/manifest.json")]
-    return sorted(int(step) for step in set(found) if found.count(step) == 2)
+def newest(folder, finished, by=1):
+    """The last step of which so many processes have finished what they write."""
+    found = [int(path.parts[-1 - by]) for path in folder.glob(f"{finished}/manifest.json")]
+    return max((step for step in set(found) if found.count(step) == by), default=0)
+
+
+def local(folder):
+    return newest(folder, "local/*/*/*", by=2)
+
+
+def persistent(folder):
+    return newest(folder, "run/checkpoints/*")
 
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    """The folder of a job of two processes, which have been killed, and its newest local step."""
+    """The folder of a job of two processes, which have been killed."""
     folder = tmp_path_factory.mktemp("tiers")
     runs.write_config(folder)
     both = start(folder)
     until = time.monotonic() + 120
-    while max(whole(folder), default=0) < 12:
+    while not 10 <= persistent(folder) < local(folder):
         assert time.monotonic() < until
         assert all(process.poll() is None for process in both)
         time.sleep(0.02)
@@ -40,7 +48,7 @@ def killed(tmp_path_factory):
         process.communicate()
     for name in ("run", "local"):
         shutil.copytree(folder / name, folder / "kept" / name)
-    return folder, whole(folder)[-1]
+    return folder
 
 
 def resumed(folder, *lost):
@@ -56,14 +64,14 @@ def resumed(folder, *lost):
 
 
 def test_a_killed_job_goes_on_from_its_newest_whole_checkpoint_bit_for_bit(killed):
-    folder, newest = killed
-    told = {}
-    told["all"], *as_local = resumed(folder)
-    assert f"from step {newest}\n" in told["all"]
-    assert "left aside" not in told["all"]
-    told["replaced"], *as_persistent = resumed(folder, *folder.glob("local/*/*/1-of-2"))
-    assert f"from step {newest // 10 * 10}\n" in told["replaced"]
-    assert f"step {newest} is left aside: process 1 of 2 has no finished one" in told["replaced"]
+    before = killed / "kept"
+    told, *as_local = resumed(killed)
+    assert f"from step {local(before)}\n" in told
+    assert "left aside" not in told
+    replaced = [path.relative_to(before) for path in before.glob("local/*/*/1-of-2")]
+    told, *as_persistent = resumed(killed, *(killed / path for path in replaced))
+    assert f"from step {persistent(before)}\n" in told
+    assert f"step {local(before)} is left aside: process 1 of 2 has no finished one" in told
     assert as_local == as_persistent
-    for step, loss in runs.losses(folder / "kept" / "run").items():
+    for step, loss in runs.losses(before / "run").items():
         assert as_local[0][step] == loss
