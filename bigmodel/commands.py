@@ -18,15 +18,14 @@ Values = Any  # absl's FlagValues: each flag's value is an attribute
 
 
 def train(values: Values, loaded: config.Loaded) -> int:
-    from bigmodel import checkpoint
-    from bigmodel.train import loop, rollcall, safety, watch
+    from bigmodel.train import loop, rollcall, safety
 
     try:
         loop.train(loaded, values.workdir)
     except safety.Stopped as stopped:
         print(f"bigmodel: {stopped}; the same command goes on from there", file=sys.stderr)
         return stopped.status
-    except (watch.WentWrongError, checkpoint.UnsoundError, rollcall.AbsentError) as error:
+    except (*safety.SHARED[1:], rollcall.AbsentError) as error:
         print(f"bigmodel: {error}", file=sys.stderr)
         return 1
     return 0

@@ -26,13 +26,16 @@ Stored = tuple[dict[str, np.ndarray], dict[str, Any]]  # memory-mapped arrays, w
 def load(folder: epath.PathLike) -> Stored | None:
     """The arrays and notes of a local folder, or None if it is absent or not sound."""
     folder = pathlib.Path(folder)
+    if (meta := load_meta(folder)) is None:
+        return None
     try:
-        meta = json.loads((folder / META).read_text())
         if any((folder / name).stat().st_size != size for name, size in meta["files"].items()):
             return None
         return {
             # np.asarray: still mapped, without the cost of np.memmap's own indexing
-            name.removesuffix(".npy"): np.asarray(np.load(folder / name, mmap_mode="r"))
+            name.removesuffix(".npy"): np.asarray(
+                np.load(folder / name, mmap_mode="r", allow_pickle=False)
+            )
             for name in meta["files"]
         }, meta
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -89,11 +92,13 @@ def fetch(remote: epath.PathLike, folder: epath.PathLike) -> Stored | None:
     return (arrays, notes) if notes["files"] == meta["files"] else None
 
 
-def load_meta(remote: epath.PathLike) -> dict[str, Any] | None:
-    """What was noted in a remote folder, or None if it is not complete."""
+def load_meta(folder: epath.PathLike) -> dict[str, Any] | None:
+    """What was noted in a folder, or None if it is not complete, or names files of other places."""
     try:
-        return json.loads((epath.Path(remote) / META).read_text())
-    except (OSError, ValueError):
+        meta = json.loads((epath.Path(folder) / META).read_text())
+        plain = all(pathlib.PurePath(name).name == name for name in meta["files"])
+        return meta if plain and all(name.endswith(".npy") for name in meta["files"]) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -250,8 +250,8 @@ class Stream:
 def _load_json(name: str, path: epath.Path) -> Json:
     import tokenizers
 
-    text = path.read_text()
     try:
+        text = path.read_text()
         library = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises bare Exception
         raise config.InputError(f'tokenizer "{name}" is no tokenizer.json: {error}') from error

@@ -12,7 +12,7 @@ from bigmodel.sharding import kernels
 POSITIVE = (
     *("steps", "batch", "accumulate", "mesh_slices", "data.length", "log.every"),
     "data.source_length",
-    *("checkpoint.keep", "pipeline.repeats", "spikes.steps"),
+    *("checkpoint.keep", "checkpoint.local_every", "pipeline.repeats", "spikes.steps"),
 )
 NOT_NEGATIVE = (
     *("checkpoint.every", "checkpoint.every_minutes", "optimizer.clip", "data.workers"),
@@ -50,6 +50,8 @@ def values(flat: Mapping[str, Any]) -> None:
             raise config.InputError(f"{field} = {value}: must be a number.")
     for field in POSITIVE:
         at_least(1, field, flat.get(field, 1))
+    # The one before has to stay while one is written.
+    at_least(2, "checkpoint.local_keep", flat.get("checkpoint.local_keep", 2))
     for field in NOT_NEGATIVE:
         at_least(0, field, flat.get(field) or 0)
     if not 0 <= flat["seed"] < 2**32:

@@ -72,6 +72,9 @@ def default_config(
             "keep": 3,
             "best": "",  # a metric such as "validation/loss" whose best checkpoint is kept too
             "best_is": "lowest",  # or "highest"
+            "local": "",  # a folder of each host's own, such as "/dev/shm/bigmodel"; "": none
+            "local_every": 100,  # steps between checkpoints there
+            "local_keep": 2,
         },
         # stalled_seconds: after which a step that does not end ends the job; 0: never
         "watch": {"silent_seconds": 30.0, "stalled_seconds": 600.0},

@@ -21,7 +21,7 @@ class Job(NamedTuple):
     facts: dict[str, Any]  # what a checkpoint remembers of the run
     batches: pipeline.Batches
     evaluations: dict[str, recipes.Evaluation]
-    checkpoints: checkpoint.Checkpoints
+    checkpoints: checkpoint.Tiers
     step: compiled.Compiled
     progress: progresses.Progress
     void: void.Void

@@ -59,7 +59,7 @@ def train(loaded: config.Loaded | Any, folder: str | epath.Path) -> Metrics:
         heart = stack.enter_context(safety.watched(recipe, folder, progress.print))
         stack.enter_context(meshes.use(recipe.mesh, recipe.rules))
         checkpoints = stack.enter_context(
-            checkpoint.Checkpoints(
+            checkpoint.Tiers(
                 folder / "checkpoints",
                 **recipe.config.checkpoint.to_dict(),
                 order=recipe.layer_order,
@@ -86,7 +86,7 @@ def train(loaded: config.Loaded | Any, folder: str | epath.Path) -> Metrics:
 def prepare(
     recipe: recipes.Recipe,
     folder: epath.Path,
-    checkpoints: checkpoint.Checkpoints,
+    checkpoints: checkpoint.Tiers,
     progress: progresses.Progress,
     heart: heartbeat.Heartbeat,
 ) -> tuple[Job, states.TrainState]:
@@ -103,7 +103,7 @@ def prepare(
     unsaid = functools.partial(recipes.unsaid, recipe.loaded)
     workdir.check_resume(before, facts, str(folder), unsaid)  # what is cheap to tell, before data
     abstract = states.abstract(recipe)
-    resumes = void.newest(checkpoints) is not None
+    resumes = checkpoints.find(states.wanted(checkpoints, abstract), warn=show)
     find = functools.partial(start.find, recipe, abstract, facts, show)
     source = None if resumes else processes.together(find, "a look at init_from")
     heart.at("data")
@@ -124,7 +124,7 @@ def prepare(
         show(f"without the batches {left_out.batches}, which {left_out.path} says are void")
 
     def make_state() -> states.TrainState:
-        if void.newest(checkpoints) is not None:
+        if resumes or void.newest(checkpoints) is not None:
             return states.restore(checkpoints, abstract, show)
         given = start.read(recipe, abstract, source) if source else None
         return states.create(recipe, abstract, given)
@@ -194,7 +194,7 @@ def run(
             told.look(state, batches.waited_seconds, behind=job.step.ahead)
 
             stop = request.agreed(done)
-            save = job.checkpoints.due(done) or done == recipe.steps or stop
+            save = job.checkpoints.due(done, ends=stop or done == recipe.steps)
             due = [entry for entry in job.evaluations.values() if is_due(entry, done, recipe.steps)]
             if save or due:
                 # What is no number must not be saved.
@@ -209,7 +209,7 @@ def run(
             if stop and done < recipe.steps:
                 raise safety.Stopped(request.reason, done)
     job.heart.at("save", recipe.steps)
-    job.checkpoints.wait()
+    job.checkpoints.finish()
     return told.last
 
 

@@ -118,22 +118,27 @@ def no_means() -> dict[str, jax.Array]:
 
 
 def restore(
-    checkpoints: checkpoint.Checkpoints, like: TrainState, warn: Callable[[str], None]
+    checkpoints: checkpoint.Tiers, like: TrainState, warn: Callable[[str], None]
 ) -> TrainState:
     """The state of the newest sound checkpoint.
 
     Running means begin anew where the run that wrote it had none: spikes may be asked for later.
     """
-    wanted = whole(like)
-    if not any(name.startswith("spikes/") for name in checkpoints.leaves()):
-        wanted = wanted.replace(spikes=None)
-    stored = checkpoints.restore(wanted, warn=warn).tree
+    stored = checkpoints.restore(wanted(checkpoints, like), warn=warn).tree
     params, frozen = parted(stored.params, like)
     stored = stored.replace(params=params, frozen=frozen)
     if like.spikes and not stored.spikes:
         placed = jax.tree.map(lambda leaf: leaf.sharding, like.spikes)
         stored = stored.replace(spikes=jax.jit(no_means, out_shardings=placed)())
     return stored
+
+
+def wanted(checkpoints: checkpoint.Tiers, like: TrainState) -> TrainState:
+    """What is to be read of the newest checkpoint: running means, where it has some."""
+    known = checkpoints.leaves()
+    return whole(
+        like if any(name.startswith("spikes/") for name in known) else like.replace(spikes=None)
+    )
 
 
 def whole(state: TrainState) -> TrainState:

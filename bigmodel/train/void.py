@@ -92,7 +92,7 @@ class Void:
             unfinished.replace(self.path)
 
 
-def newest(checkpoints: checkpoint.Checkpoints) -> int | None:
+def newest(checkpoints: checkpoint.Tiers) -> int | None:
     """Step of the newest checkpoint, one that is being saved among them; on all processes."""
     checkpoints.wait()
     found = checkpoints.latest()
