@@ -19,10 +19,10 @@ Values = Any  # absl's FlagValues: each flag's value is an attribute
 
 def train(values: Values, loaded: config.Loaded) -> int:
     from bigmodel import checkpoint
-    from bigmodel.train import loop, watch
+    from bigmodel.train import goodput, loop, watch
 
     try:
-        loop.train(loaded, values.workdir)
+        loop.train(loaded, values.workdir, spent=goodput.process_age())
     except loop.Stopped as stopped:
         print(f"bigmodel: {stopped}; the same command goes on from there", file=sys.stderr)
         return stopped.status

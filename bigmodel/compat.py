@@ -5,6 +5,7 @@ import ctypes
 import glob
 import os
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -45,6 +46,18 @@ def keep_pages() -> None:
     room, fence = libc("malloc", CUSHION), libc("malloc", 64)
     libc("free", room)
     del fence  # stays, so that the room does not melt into the top of the heap
+
+
+def process_start() -> float | None:
+    """When the kernel started this process, in seconds of `time.time`; None: it does not say."""
+    try:
+        with open("/proc/self/stat") as file:
+            ticks = int(file.read().rsplit(")", 1)[1].split()[19])
+        with open("/proc/uptime") as file:
+            uptime = float(file.read().split()[0])
+    except OSError:
+        return None
+    return time.time() - (uptime - ticks / os.sysconf("SC_CLK_TCK"))
 
 
 def mallopt(parameter: int, value: int) -> None:

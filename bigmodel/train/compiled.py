@@ -9,8 +9,8 @@ import jax
 
 from bigmodel import compat, costs
 from bigmodel import recipe as recipes
+from bigmodel.train import goodput, step
 from bigmodel.train import state as states
-from bigmodel.train import step
 
 T = TypeVar("T")
 
@@ -69,12 +69,22 @@ def trace(
     return jitted.trace(state, placed)
 
 
-def compile_step(recipe: recipes.Recipe, state: states.TrainState, batch: Any) -> Compiled:
+def compile_step(
+    recipe: recipes.Recipe,
+    state: states.TrainState,
+    batch: Any,
+    ledger: goodput.Ledger | None = None,
+) -> Compiled:
     """`trace`, and the machine's program, with the config's compiler options."""
+    ledger = ledger or goodput.Ledger()
     began = time.perf_counter()
-    lowered = trace(recipe, state, batch).lower()
+    with ledger.span("compile/trace"):
+        found = trace(recipe, state, batch)
+    with ledger.span("compile/lower"):
+        lowered = found.lower()
     traced = time.perf_counter()
-    program = lowered.compile(compiler_options=recipe.compiler_options or None)
+    with ledger.span("compile/program"):
+        program = lowered.compile(compiler_options=recipe.compiler_options or None)
     return Compiled(program, program, traced - began, time.perf_counter() - traced)
 
 
@@ -83,20 +93,33 @@ def compile_beside(
     abstract: states.TrainState,
     batch: dict[str, jax.ShapeDtypeStruct],
     make_state: Callable[[], T],
+    *,
+    ledger: goodput.Ledger | None = None,
+    making: str = "start/state",
 ) -> tuple[Compiled, T]:
     """`compile_step`, and a state that is made meanwhile: both leave Python for most of it.
 
     Not on a GPU, whose compiler tries kernels out: a state made between their buffers would lie in
     the middle of the memory, of which the temporaries want one piece.
+
+    Args:
+        recipe, abstract, batch: see `trace`.
+        make_state: what it returns is returned.
+        ledger: of the run's time.
+        making: the kind of time that is spent on `make_state`, beyond that of compiling.
     """
+    ledger = ledger or goodput.Ledger()
     platform = recipe.mesh.devices.flat[0].platform
     if platform == "gpu" or jax.process_count() > 1:  # processes: in one order on all of them
-        made_step, state = compile_step(recipe, abstract, batch), make_state()
+        made_step = compile_step(recipe, abstract, batch, ledger)
+        with ledger.span(making):
+            state = make_state()
     else:
         with concurrent.futures.ThreadPoolExecutor(1) as thread:
             made = thread.submit(make_state)
-            made_step = compile_step(recipe, abstract, batch)
-            state = made.result()
+            made_step = compile_step(recipe, abstract, batch, ledger)
+            with ledger.span(making):
+                state = made.result()
     if platform == "cpu":
         compat.keep_pages()
         made_step = made_step._replace(run=one_at_a_time(made_step.program), ahead=0)

@@ -7,7 +7,7 @@ from etils import epath
 from bigmodel import checkpoint
 from bigmodel import recipe as recipes
 from bigmodel.data import pipeline
-from bigmodel.train import compiled
+from bigmodel.train import compiled, goodput
 from bigmodel.train import progress as progresses
 
 
@@ -22,3 +22,4 @@ class Job(NamedTuple):
     checkpoints: checkpoint.Checkpoints
     step: compiled.Compiled
     progress: progresses.Progress
+    ledger: goodput.Ledger

@@ -12,7 +12,7 @@ from bigmodel import recipe as recipes
 from bigmodel.data import pipeline
 from bigmodel.report import curve
 from bigmodel.sharding import mesh as meshes
-from bigmodel.train import compiled, meter, processes, start, teller, workdir, writers
+from bigmodel.train import compiled, goodput, meter, processes, start, teller, workdir, writers
 from bigmodel.train import progress as progresses
 from bigmodel.train import state as states
 from bigmodel.train.job import Job
@@ -32,12 +32,13 @@ class Stopped(Exception):
         self.status = 130 if reason == "SIGINT" else 143
 
 
-def train(loaded: config.Loaded | Any, folder: str | epath.Path) -> Metrics:
+def train(loaded: config.Loaded | Any, folder: str | epath.Path, *, spent: float = 0.0) -> Metrics:
     """Trains what a config says in a workdir, or goes on with what the workdir holds.
 
     Args:
         loaded: from `bigmodel.load_config`, or a config.
         folder: the workdir, made if missing.
+        spent: seconds that went before the call and are a part of the attempt (goodput.py).
 
     Returns:
         The last metrics: of the training under "train/", of evaluations under their names.
@@ -47,7 +48,16 @@ def train(loaded: config.Loaded | Any, folder: str | epath.Path) -> Metrics:
         NonFiniteError: a loss or gradient was no number and `nonfinite` is "stop".
         Stopped: SIGTERM or Ctrl-C came; the state is saved.
     """
+    with goodput.Ledger(spent) as ledger:
+        return _train(loaded, folder, ledger)
+
+
+def _train(
+    loaded: config.Loaded | Any, folder: str | epath.Path, ledger: goodput.Ledger
+) -> Metrics:
+    ledger.phase("start/join")
     processes.join()
+    ledger.phase("start/recipe")
     compat.use_compilation_cache()
     recipe = recipes.make(loaded)
     for name, entry in recipe.config.evals.items():
@@ -63,7 +73,7 @@ def train(loaded: config.Loaded | Any, folder: str | epath.Path) -> Metrics:
                 order=recipe.layer_order,
             )
         )
-        job, state = prepare(recipe, folder, checkpoints, progress)
+        job, state = prepare(recipe, folder, checkpoints, progress, ledger)
         # Until here a signal ends the process at once: there is nothing to save.
         request = stack.enter_context(processes.StopRequest())
         write = stack.enter_context(
@@ -80,7 +90,8 @@ def train(loaded: config.Loaded | Any, folder: str | epath.Path) -> Metrics:
         with jax.transfer_guard("disallow"):
             last = run(job, state, write, request)
     if jax.process_index() == 0:
-        draw(recipe, folder)
+        with ledger.span("saving"):
+            draw(recipe, folder)
     return last
 
 
@@ -89,6 +100,7 @@ def prepare(
     folder: epath.Path,
     checkpoints: checkpoint.Checkpoints,
     progress: progresses.Progress,
+    ledger: goodput.Ledger,
 ) -> tuple[Job, states.TrainState]:
     """Data, the compiled step, and the state: restored if there is a checkpoint, else begun."""
     show = progress.print if jax.process_index() == 0 else lambda text: None
@@ -106,6 +118,7 @@ def prepare(
     resumes = checkpoints.latest() is not None
     find = functools.partial(start.find, recipe, abstract, facts, show)
     source = None if resumes else processes.together(find)
+    ledger.phase("start/data")
     processes.one_first(lambda: recipes.prepare_data(recipe.loaded, recipes.preparing(show)))
     batches = recipes.train_batches(recipe)
     evaluations = recipes.evaluations(recipe)
@@ -113,6 +126,8 @@ def prepare(
         scoring.check_rows(recipe, evaluation)
     facts["rows"] = batches.rows.fingerprint
     workdir.check_resume(before, facts, str(folder), unsaid)
+
+    ledger.keep(folder, jax.process_index())  # nothing is refused any more
 
     def make_state() -> states.TrainState:
         if resumes:
@@ -122,14 +137,19 @@ def prepare(
         given = start.read(recipe, abstract, source) if source else None
         return states.create(recipe, abstract, given)
 
-    step, state = compiled.compile_beside(recipe, abstract, batches.spec, make_state)
+    making = "restore" if resumes else "start/state"
+    step, state = compiled.compile_beside(
+        recipe, abstract, batches.spec, make_state, ledger=ledger, making=making
+    )
+    ledger.phase("start/writers")
     checkpoint.warm(states.whole(abstract))  # on a thread, while the first steps run
     if jax.process_index() == 0:
         workdir.write(folder, recipe.loaded, workdir.provenance(recipe.mesh))
     at = f", from step {int(state.step):,}" if resumes else f", from {source}" if source else ""
     bubble = f", pipeline bubble {recipe.pipeline.bubble:.1%}" if recipe.pipeline else ""
     show(f"{folder}: {states.describe(state)}, step compiled in {step.seconds:.1f} s{at}{bubble}")
-    return Job(recipe, folder, facts, batches, evaluations, checkpoints, step, progress), state
+    made = recipe, folder, facts, batches, evaluations, checkpoints, step, progress, ledger
+    return Job(*made), state
 
 
 def run(
@@ -147,12 +167,14 @@ def run(
     with (
         pipeline.ahead(make, start, recipe.steps) as batches,
         meter.Trace(job.folder / "profile", profile.start, profile.steps) as trace,
+        job.ledger.steps(start),
     ):
         for at, batch in batches:
             state, metrics = trace.step(at, job.step.run, state, batch)
             done = at + 1
             told.ran(done, metrics)
             told.look(state, batches.waited_seconds, behind=job.step.ahead)
+            job.ledger.step(done, batches.waited_seconds)
 
             stop = request.agreed(done)
             save = job.checkpoints.due(done) or done == recipe.steps or stop
@@ -161,13 +183,18 @@ def run(
                 # What is no number must not be saved.
                 told.look(state, batches.waited_seconds, behind=0)
                 with told.speed.paused():
-                    measured = told.evaluate(done, state, due)
+                    with job.ledger.span("evaluation"):
+                        measured = told.evaluate(done, state, due)
                     if save:
-                        whole = states.whole(state)
-                        job.checkpoints.save(done, whole, job.facts, metrics=measured, wait=stop)
+                        with job.ledger.span("saving"):
+                            whole = states.whole(state)
+                            job.checkpoints.save(
+                                done, whole, job.facts, metrics=measured, wait=stop
+                            )
             if stop and done < recipe.steps:
                 raise Stopped(request.reason, done)
-    job.checkpoints.wait()
+    with job.ledger.span("saving"):
+        job.checkpoints.wait()
     return told.last
 
 

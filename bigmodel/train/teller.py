@@ -48,7 +48,8 @@ class Teller:
             recipe = self.job.recipe
             if step % recipe.config.log.every == 0 or step in (self.first, recipe.steps):
                 found |= self.speed.read(step, waited_seconds)
-                self.tell(step, {f"train/{name}": value for name, value in found.items()})
+                row = {f"train/{name}": value for name, value in found.items()}
+                self.tell(step, row | self.job.ledger.figures(last=step == recipe.steps))
 
     def not_finite(self, step: int, found: Metrics, state: states.TrainState) -> None:
         """Raises it, or says that the update was skipped."""
