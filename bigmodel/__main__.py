@@ -23,6 +23,7 @@ from bigmodel.config.subcommands import (
     PLAN,
     PREPARE,
     REPORT,
+    RUN_REPORT,
     SWEEP,
     TOKENIZERS,
     WORKDIR,
@@ -108,6 +109,7 @@ COMMANDS = {
     "train": Command(commands.train, "trains, or resumes what the folder holds", (CONFIG, WORKDIR)),
     "evaluate": Command(commands.evaluate, "scores a checkpoint", EVALUATE),
     "generate": Command(commands.generate, "samples text, or draws images", GENERATE),
+    "report": Command(commands.report, "writes one page of a run", RUN_REPORT),
     "sweep": Command(commands.sweep, "trains a list of configs, one after another", SWEEP),
     "config": Command(commands.show_config, "prints the resolved config, or how two differ", (
         CONFIG,

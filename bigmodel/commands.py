@@ -133,6 +133,12 @@ def read_prompts(values: Values) -> list[str]:
     return prompts
 
 
+def report(values: Values) -> None:
+    from bigmodel import reporting
+
+    print(f"report: {reporting.report(values.workdir, values.out or '', samples=values.samples)}")
+
+
 def show_config(values: Values, loaded: config.Loaded) -> None:
     from bigmodel import recipe
 

@@ -17,7 +17,7 @@ FLOORS = (
     {"scoring"},
     {"train"},
     {"plan", "run", "sweep"},
-    {"harness", "weights"},
+    {"harness", "reporting", "weights"},
     {"commands"},
     {"__main__"},
 )

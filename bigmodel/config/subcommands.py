@@ -66,6 +66,11 @@ SWEEP = (
     Flag("table", bool, "", "runs nothing, prints the table of what is there", False),
     JSON,
 )
+RUN_REPORT = (
+    WORKDIR,
+    Flag("out", str, "FILE", "where the page goes; DIR/report.html if not given"),
+    Flag("samples", int, "N", "texts that the newest checkpoint writes", 0, bounds=(0, None)),
+)
 IMPORT = (
     dataclasses.replace(CONFIG, value="", help="", required=False),
     dataclasses.replace(WORKDIR, help="where the run goes, ready for generate and init_from"),
