@@ -18,11 +18,11 @@ Values = Any  # absl's FlagValues: each flag's value is an attribute
 
 
 def train(values: Values, loaded: config.Loaded) -> int:
-    from bigmodel import checkpoint
+    from bigmodel import checkpoint, compat
     from bigmodel.train import goodput, loop, watch
 
     try:
-        loop.train(loaded, values.workdir, spent=goodput.process_age())
+        loop.train(loaded, values.workdir, spent=goodput.process_age(), kept=compat.kept_steps())
     except loop.Stopped as stopped:
         print(f"bigmodel: {stopped}; the same command goes on from there", file=sys.stderr)
         return stopped.status

@@ -82,10 +82,19 @@ def use_compilation_cache() -> None:
 
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
-    folder = os.path.expanduser(os.environ.get("BIGMODEL_CACHE") or "~/.cache/bigmodel")
     # Joined as text: a pathlib.Path makes a local folder "gs:" of a bucket's gs://.
-    jax.config.update("jax_compilation_cache_dir", f"{folder.rstrip('/')}/compiled")
+    jax.config.update("jax_compilation_cache_dir", f"{cache()}/compiled")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def kept_steps() -> str:
+    """Where whole compiled steps are kept (train/saved.py): beside the programs, or nowhere."""
+    return "" if os.environ.get("JAX_COMPILATION_CACHE_DIR") == "" else f"{cache()}/steps"
+
+
+def cache() -> str:
+    folder = os.path.expanduser(os.environ.get("BIGMODEL_CACHE") or "~/.cache/bigmodel")
+    return folder.rstrip("/")
 
 
 def in_turn(tree: Any) -> Any:

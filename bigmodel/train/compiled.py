@@ -9,7 +9,7 @@ import jax
 
 from bigmodel import compat, costs
 from bigmodel import recipe as recipes
-from bigmodel.train import goodput, step
+from bigmodel.train import goodput, saved, step
 from bigmodel.train import state as states
 
 T = TypeVar("T")
@@ -74,18 +74,26 @@ def compile_step(
     state: states.TrainState,
     batch: Any,
     ledger: goodput.Ledger | None = None,
+    kept: saved.Place | None = None,
 ) -> Compiled:
-    """`trace`, and the machine's program, with the config's compiler options."""
+    """`trace`, and the machine's program, with the config's compiler options; or a `kept` one."""
     ledger = ledger or goodput.Ledger()
     began = time.perf_counter()
+    with ledger.span("compile/saved"):
+        found = kept.load() if kept else None
+    if found:
+        return Compiled(found, found, 0.0, time.perf_counter() - began)
     with ledger.span("compile/trace"):
-        found = trace(recipe, state, batch)
+        made = trace(recipe, state, batch)
     with ledger.span("compile/lower"):
-        lowered = found.lower()
+        lowered = made.lower()
     traced = time.perf_counter()
     with ledger.span("compile/program"):
         program = lowered.compile(compiler_options=recipe.compiler_options or None)
-    return Compiled(program, program, traced - began, time.perf_counter() - traced)
+    ended = time.perf_counter()
+    if kept and ended - began > saved.LEAST_SECONDS:
+        kept.save(program)
+    return Compiled(program, program, traced - began, ended - traced)
 
 
 def compile_beside(
@@ -96,6 +104,7 @@ def compile_beside(
     *,
     ledger: goodput.Ledger | None = None,
     making: str = "start/state",
+    kept: saved.Place | None = None,
 ) -> tuple[Compiled, T]:
     """`compile_step`, and a state that is made meanwhile: both leave Python for most of it.
 
@@ -107,17 +116,18 @@ def compile_beside(
         make_state: what it returns is returned.
         ledger: of the run's time.
         making: the kind of time that is spent on `make_state`, beyond that of compiling.
+        kept: where the program may lie already, or is to be kept.
     """
     ledger = ledger or goodput.Ledger()
     platform = recipe.mesh.devices.flat[0].platform
     if platform == "gpu" or jax.process_count() > 1:  # processes: in one order on all of them
-        made_step = compile_step(recipe, abstract, batch, ledger)
+        made_step = compile_step(recipe, abstract, batch, ledger, kept)
         with ledger.span(making):
             state = make_state()
     else:
         with concurrent.futures.ThreadPoolExecutor(1) as thread:
             made = thread.submit(make_state)
-            made_step = compile_step(recipe, abstract, batch, ledger)
+            made_step = compile_step(recipe, abstract, batch, ledger, kept)
             with ledger.span(making):
                 state = made.result()
     if platform == "cpu":

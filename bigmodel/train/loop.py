@@ -12,7 +12,17 @@ from bigmodel import recipe as recipes
 from bigmodel.data import pipeline
 from bigmodel.report import curve
 from bigmodel.sharding import mesh as meshes
-from bigmodel.train import compiled, goodput, meter, processes, start, teller, workdir, writers
+from bigmodel.train import (
+    compiled,
+    goodput,
+    meter,
+    processes,
+    saved,
+    start,
+    teller,
+    workdir,
+    writers,
+)
 from bigmodel.train import progress as progresses
 from bigmodel.train import state as states
 from bigmodel.train.job import Job
@@ -32,13 +42,17 @@ class Stopped(Exception):
         self.status = 130 if reason == "SIGINT" else 143
 
 
-def train(loaded: config.Loaded | Any, folder: str | epath.Path, *, spent: float = 0.0) -> Metrics:
+def train(
+    loaded: config.Loaded | Any, folder: str | epath.Path, *, spent: float = 0.0, kept: str = ""
+) -> Metrics:
     """Trains what a config says in a workdir, or goes on with what the workdir holds.
 
     Args:
         loaded: from `bigmodel.load_config`, or a config.
         folder: the workdir, made if missing.
         spent: seconds that went before the call and are a part of the attempt (goodput.py).
+        kept: folder of compiled steps that are kept for the next start (saved.py); "": none are.
+            The code that runs must be that on disk: nothing of it patched.
 
     Returns:
         The last metrics: of the training under "train/", of evaluations under their names.
@@ -49,11 +63,11 @@ def train(loaded: config.Loaded | Any, folder: str | epath.Path, *, spent: float
         Stopped: SIGTERM or Ctrl-C came; the state is saved.
     """
     with goodput.Ledger(spent) as ledger:
-        return _train(loaded, folder, ledger)
+        return _train(loaded, folder, ledger, kept)
 
 
 def _train(
-    loaded: config.Loaded | Any, folder: str | epath.Path, ledger: goodput.Ledger
+    loaded: config.Loaded | Any, folder: str | epath.Path, ledger: goodput.Ledger, kept: str
 ) -> Metrics:
     ledger.phase("start/join")
     processes.join()
@@ -73,7 +87,7 @@ def _train(
                 order=recipe.layer_order,
             )
         )
-        job, state = prepare(recipe, folder, checkpoints, progress, ledger)
+        job, state = prepare(recipe, folder, checkpoints, progress, ledger, kept)
         # Until here a signal ends the process at once: there is nothing to save.
         request = stack.enter_context(processes.StopRequest())
         write = stack.enter_context(
@@ -101,6 +115,7 @@ def prepare(
     checkpoints: checkpoint.Checkpoints,
     progress: progresses.Progress,
     ledger: goodput.Ledger,
+    kept: str,
 ) -> tuple[Job, states.TrainState]:
     """Data, the compiled step, and the state: restored if there is a checkpoint, else begun."""
     show = progress.print if jax.process_index() == 0 else lambda text: None
@@ -138,8 +153,9 @@ def prepare(
         return states.create(recipe, abstract, given)
 
     making = "restore" if resumes else "start/state"
+    place = saved.place(kept, recipe, abstract, batches.spec, facts)
     step, state = compiled.compile_beside(
-        recipe, abstract, batches.spec, make_state, ledger=ledger, making=making
+        recipe, abstract, batches.spec, make_state, ledger=ledger, making=making, kept=place
     )
     ledger.phase("start/writers")
     checkpoint.warm(states.whole(abstract))  # on a thread, while the first steps run
