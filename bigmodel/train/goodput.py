@@ -82,11 +82,11 @@ class Ledger:
     @contextlib.contextmanager
     def steps(self, first: int) -> Iterator[None]:
         """Around the loop over steps, which goes on from step `first`."""
+        self.phase("other")
         self.first = self.last = first
         self.marks = [(first, 0.0)]
         with self.span("steps"):
             yield
-        self.phase("other")
 
     def step(self, done: int, waited_seconds: float) -> None:
         """A step has been run.

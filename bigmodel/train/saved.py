@@ -50,7 +50,9 @@ class Place(NamedTuple):
             said = json.loads(header)
             if said["sha256"] != hashlib.sha256(payload).hexdigest():
                 raise ValueError("it does not match its own checksum")
-            return self._loaded(payload, said["metrics"])
+            found = self._loaded(payload, said["metrics"])
+            self.path.touch()  # the oldest go
+            return found
         except Exception as error:  # whatever the runtime says of it: it is compiled anew
             words = str(error).splitlines() or [type(error).__name__]
             print(f"{self.path}: {words[0]}; the step is compiled anew", file=sys.stderr)

@@ -98,6 +98,42 @@ def test_steps_that_are_done_again_within_an_attempt_are_lost(clock):
     assert ledger.record().marks[-1] == (5, 5.0)
 
 
+def test_what_comes_after_an_error_is_no_start(clock):
+    ledger = goodput.Ledger()
+    with contextlib.suppress(ValueError), ledger.steps(0):
+        raise ValueError("planted")
+    clock.pass_(1)
+    assert ledger.record().seconds["other"] == 1
+
+
+def test_the_record_is_there_from_the_start_and_only_of_process_0(tmp_path, monkeypatch):
+    monkeypatch.setattr(goodput, "WRITE_SECONDS", 0.01)
+    folder = epath.Path(tmp_path)
+    goodput.Ledger().keep(folder / "other", 1)
+    ledger = goodput.Ledger()
+    ledger.keep(folder, 0)
+    with ledger.span("compile"):
+        deadline = time.time() + 10
+        while not (
+            (found := attempts.read(folder)[0]) and found[0].seconds.get("compile", 0) > 0.01
+        ):
+            assert time.time() < deadline
+    assert found[0].ended == ""
+    with ledger:
+        pass
+    assert attempts.read(folder)[0][0].ended == "finished"
+    assert [path.name for path in folder.iterdir()] == [attempts.FOLDER]
+
+
+def test_a_record_that_cannot_be_written_is_told_once_and_stops_nothing(tmp_path, capsys):
+    (tmp_path / attempts.FOLDER).write_text("a file where a folder should be")
+    ledger = goodput.Ledger()
+    ledger.keep(epath.Path(tmp_path), 0)
+    with ledger:
+        pass
+    assert capsys.readouterr().err.count("could not be written") == 1
+
+
 def test_a_long_run_keeps_few_marks(clock):
     ledger = goodput.Ledger()
     with ledger.steps(0):
