@@ -44,7 +44,7 @@ def start(workdir: pathlib.Path, cache: pathlib.Path, flags: tuple[str, ...]) ->
         cwd=ROOT,
         env={**os.environ, "BIGMODEL_CACHE": str(cache)},
         check=True,
-        capture_output=True,
+        stdout=subprocess.DEVNULL,
     )
     (record,) = set(workdir.glob("goodput/*.json")) - before
     return json.loads(record.read_text())["to_first"]
@@ -58,8 +58,10 @@ def one_round(model: str, folder: pathlib.Path) -> dict[str, dict[str, float]]:
     for name in STARTS:
         shutil.rmtree(folder / name, ignore_errors=True)
     found = {"first": start(folder / "first", cache, flags)}
-    shutil.rmtree(cache / "steps")
+    (cache / "steps").rename(folder / "aside")
     found["programs"] = start(folder / "programs", cache, flags)
+    shutil.rmtree(cache / "steps", ignore_errors=True)
+    (folder / "aside").rename(cache / "steps")
     found["second"] = start(folder / "second", cache, flags)
     # Other steps are another schedule and so another program: the first such start compiles it.
     for _ in range(2):

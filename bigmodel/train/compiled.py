@@ -81,17 +81,17 @@ def compile_step(
     began = time.perf_counter()
     with ledger.span("compile/saved"):
         found = kept.load() if kept else None
-    if found:
-        return Compiled(found, found, 0.0, time.perf_counter() - began)
+    if kept and found:
+        return Compiled(kept.guarded(found), found, 0.0, time.perf_counter() - began)
     with ledger.span("compile/trace"):
         made = trace(recipe, state, batch)
     with ledger.span("compile/lower"):
         lowered = made.lower()
     traced = time.perf_counter()
-    with ledger.span("compile/program"):
+    with ledger.span("compile/program"), saved.cache_reads() as reads:
         program = lowered.compile(compiler_options=recipe.compiler_options or None)
     ended = time.perf_counter()
-    if kept and ended - began > saved.LEAST_SECONDS:
+    if kept and not reads and ended - began > saved.LEAST_SECONDS:
         kept.save(program)
     return Compiled(program, program, traced - began, ended - traced)
 
@@ -132,23 +132,23 @@ def compile_beside(
                 state = made.result()
     if platform == "cpu":
         compat.keep_pages()
-        made_step = made_step._replace(run=one_at_a_time(made_step.program), ahead=0)
+        made_step = made_step._replace(run=one_at_a_time(made_step), ahead=0)
     return made_step, state
 
 
 LARGE = 2**27  # bytes of temporaries
 
 
-def one_at_a_time(program: jax.stages.Compiled) -> step.TrainStep:
-    """The program, returned from when it has ended: two in flight are no quicker on CPU.
+def one_at_a_time(made: Compiled) -> step.TrainStep:
+    """The step, returned from when it has ended: two in flight are no quicker on CPU.
 
     They would hold the temporaries of two steps. What comes out is there a moment before the
     temporaries are given back, so where they are large the next step waits for that as well.
     """
-    pause = 0.003 if costs.memory(program)["temporaries"] > LARGE else 0.0
+    pause = 0.003 if costs.memory(made.program)["temporaries"] > LARGE else 0.0
 
     def run(state: states.TrainState, batch: step.Batch) -> tuple[states.TrainState, step.Metrics]:
-        out = jax.block_until_ready(program(state, batch))
+        out = jax.block_until_ready(made.run(state, batch))
         time.sleep(pause)
         return out
 

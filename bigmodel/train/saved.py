@@ -14,10 +14,11 @@ import pathlib
 import stat
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.monitoring
 
 import bigmodel
 from bigmodel import config
@@ -64,6 +65,25 @@ class Place(NamedTuple):
         """Writes the program on a thread: the first steps do not wait for it."""
         threading.Thread(target=self._save, args=(program,), name="saved step").start()
 
+    def guarded(self, program: jax.stages.Compiled) -> Callable:
+        """The program that was loaded, whose file goes if its first run fails: it would again."""
+        ran = False
+
+        def run(*inputs: Any) -> Any:
+            nonlocal ran
+            if ran:
+                return program(*inputs)
+            try:
+                out = jax.block_until_ready(program(*inputs))
+            except Exception:
+                self.path.unlink(missing_ok=True)
+                print(f"{self.path} did not run and is gone; start again", file=sys.stderr)
+                raise
+            ran = True
+            return out
+
+        return run
+
     def _loaded(self, payload: bytes, metrics: list[str]) -> jax.stages.Compiled:
         from jax.experimental import serialize_executable
 
@@ -93,6 +113,27 @@ class Place(NamedTuple):
         except Exception as error:  # a step that cannot be kept is compiled again
             words = str(error).splitlines() or [type(error).__name__]
             print(f"{self.path}: the step was not kept: {words[0]}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def cache_reads() -> Iterator[list[str]]:
+    """Gives a list of what this thread's compiling within it takes from jax's cache.
+
+    What came from there must not be kept: a CPU program that was read and is written once more
+    lacks functions, and fails when it runs (jax 0.10.2).
+    """
+    found: list[str] = []
+    own = threading.get_ident()
+
+    def listen(event: str, **_: Any) -> None:
+        if event == "/jax/compilation_cache/cache_hits" and threading.get_ident() == own:
+            found.append(event)
+
+    jax.monitoring.register_event_listener(listen)
+    try:
+        yield found
+    finally:
+        jax.monitoring.unregister_event_listener(listen)
 
 
 def place(

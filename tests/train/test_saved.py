@@ -3,11 +3,14 @@
 import dataclasses
 import os
 import pickle
+import threading
 import time
 
 import jax
+import jax.numpy as jnp
 import pytest
 from etils import epath
+from jax.experimental.compilation_cache import compilation_cache
 
 from bigmodel import compat, config
 from bigmodel import recipe as recipes
@@ -25,6 +28,23 @@ def everything_is_worth_keeping(monkeypatch):
     monkeypatch.setattr(saved, "LEAST_SECONDS", 0.0)
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path):
+    """jax's own cache of programs, empty: what it gives is not kept. Gives its folder."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: jax.config.values[name] for name in names}
+    folder = str(tmp_path / "compiled")
+    for name, value in zip(names, (folder, 0.0), strict=True):
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", folder)  # for those that would choose another
+        yield folder
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
 @pytest.fixture
 def train(tmp_path):
     """Trains in a new workdir, with steps kept in a folder of the test's; gives the workdir."""
@@ -32,8 +52,8 @@ def train(tmp_path):
 
     def run(*overrides):
         made.append(tmp_path / f"run{len(made)}")
-        every = ["steps=4", "checkpoint.every=4", "evals={}", *overrides]
-        loaded = config.load(str(runs.write_config(tmp_path)), every)
+        small = "steps=4", "checkpoint.every=4", "evals={}", "model.layers=1"
+        loaded = config.load(str(runs.write_config(tmp_path)), [*small, *overrides])
         loop.train(loaded, made[-1], kept=str(tmp_path / "steps"))
         return made[-1]
 
@@ -66,7 +86,7 @@ def test_a_second_start_traces_nothing_and_gives_the_same_bits(train, tmp_path):
 
 
 def test_a_damaged_file_is_told_in_a_line_and_compiled_anew(train, tmp_path, capsys):
-    first = train()
+    train()
     file = kept(tmp_path / "steps")
     whole = file.read_bytes()
     for damaged in (whole[:-1], whole.replace(whole[-9:], b"\x00" * 9), b"", b"{}\n"):
@@ -78,10 +98,41 @@ def test_a_damaged_file_is_told_in_a_line_and_compiled_anew(train, tmp_path, cap
         assert "compiled anew" in told
         assert len(told.splitlines()) == 1
         assert not file.exists()
-    file.write_bytes(whole[:-1])
-    again = train()
-    assert compiled(again)
-    assert runs.losses(again) == runs.losses(first)
+
+
+def test_what_jaxs_cache_has_given_is_told_from_what_was_compiled():
+    """A CPU program that was read and is written once more lacks functions, and fails."""
+    found = []
+    for _ in range(2):
+        lowered = jax.jit(lambda x: jnp.sin(x) @ x).lower(jnp.ones((8, 8)))
+        with saved.cache_reads() as reads:
+            lowered.compile()
+        found.append(len(reads))
+    assert found == [0, 1]
+
+
+def test_a_program_that_jaxs_cache_gave_is_not_kept(train, tmp_path):
+    train()
+    kept(tmp_path / "steps").unlink()
+    second = train()
+    assert compiled(second)
+    assert [thread for thread in threading.enumerate() if thread.name == "saved step"] == []
+    assert list((tmp_path / "steps").iterdir()) == []
+
+
+def test_a_kept_step_that_does_not_run_is_thrown_away(tmp_path, capsys):
+    file = tmp_path / "a.step"
+    file.touch()
+
+    def broken(*inputs):
+        raise RuntimeError("no such function")
+
+    with pytest.raises(RuntimeError, match="no such function"):
+        saved.Place(file, None, None).guarded(broken)(1)
+    assert not file.exists()
+    assert "start again" in capsys.readouterr().err
+    run = saved.Place(file, None, None).guarded(lambda x: x + 1)
+    assert [run(1), run(2)] == [2, 3]
 
 
 class Trap:
