@@ -27,6 +27,7 @@ from bigmodel.config.subcommands import (
     PLAN,
     PREPARE,
     REPORT,
+    RUN_REPORT,
     SWEEP,
     TOKENIZERS,
     WATCH,
@@ -114,6 +115,7 @@ COMMANDS = {
     "evaluate": Command(commands.evaluate, "scores a checkpoint", EVALUATE),
     "generate": Command(commands.generate, "samples text, or draws images", GENERATE),
     "launch local": Command(commands.launch_local, "trains as a job of processes here", LOCAL),
+    "report": Command(commands.report, "writes one page of a run", RUN_REPORT),
     "sweep": Command(commands.sweep, "trains a list of configs, one after another", SWEEP),
     "config": Command(commands.show_config, "prints the resolved config, or how two differ", (
         CONFIG,

@@ -18,10 +18,11 @@ Values = Any  # absl's FlagValues: each flag's value is an attribute
 
 
 def train(values: Values, loaded: config.Loaded) -> int:
-    from bigmodel.train import loop, rollcall, safety
+    from bigmodel import compat
+    from bigmodel.train import goodput, loop, rollcall, safety
 
     try:
-        loop.train(loaded, values.workdir)
+        loop.train(loaded, values.workdir, spent=goodput.process_age(), kept=compat.kept_steps())
     except safety.Stopped as stopped:
         print(f"bigmodel: {stopped}; the same command goes on from there", file=sys.stderr)
         return stopped.status
@@ -160,6 +161,12 @@ def read_prompts(values: Values) -> list[str]:
     if not prompts:
         raise config.InputError(f"--prompts={values.prompts}: holds no prompt; one a line.")
     return prompts
+
+
+def report(values: Values) -> None:
+    from bigmodel import reporting
+
+    print(f"report: {reporting.report(values.workdir, values.out or '', samples=values.samples)}")
 
 
 def show_config(values: Values, loaded: config.Loaded) -> None:

@@ -5,6 +5,7 @@ import ctypes
 import glob
 import os
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,6 +48,18 @@ def keep_pages() -> None:
     del fence  # stays, so that the room does not melt into the top of the heap
 
 
+def process_start() -> float | None:
+    """When the kernel started this process, in seconds of `time.time`; None: it does not say."""
+    try:
+        with open("/proc/self/stat") as file:
+            ticks = int(file.read().rsplit(")", 1)[1].split()[19])
+        with open("/proc/uptime") as file:
+            uptime = float(file.read().split()[0])
+    except OSError:
+        return None
+    return time.time() - (uptime - ticks / os.sysconf("SC_CLK_TCK"))
+
+
 def mallopt(parameter: int, value: int) -> None:
     """glibc's mallopt(3); nothing where the C library is another one."""
     if hasattr(ctypes.CDLL(None), "mallopt"):
@@ -69,10 +82,19 @@ def use_compilation_cache() -> None:
 
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
-    folder = os.path.expanduser(os.environ.get("BIGMODEL_CACHE") or "~/.cache/bigmodel")
     # Joined as text: a pathlib.Path makes a local folder "gs:" of a bucket's gs://.
-    jax.config.update("jax_compilation_cache_dir", f"{folder.rstrip('/')}/compiled")
+    jax.config.update("jax_compilation_cache_dir", f"{cache()}/compiled")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def kept_steps() -> str:
+    """Where whole compiled steps are kept (train/saved.py): beside the programs, or nowhere."""
+    return "" if os.environ.get("JAX_COMPILATION_CACHE_DIR") == "" else f"{cache()}/steps"
+
+
+def cache() -> str:
+    folder = os.path.expanduser(os.environ.get("BIGMODEL_CACHE") or "~/.cache/bigmodel")
+    return folder.rstrip("/")
 
 
 def in_turn(tree: Any) -> Any:

@@ -157,7 +157,8 @@ def row(entry: Entry, names: list[str]) -> dict[str, Any]:
     made |= {name: entry.fields.get(name) for name in names if name != "steps"}
     made |= {"step": step, "steps": entry.fields["steps"]}
     made |= {LOSS: last[LOSS]} if LOSS in last else {}
-    made |= {n: x for n, x in last.items() if n != "step" and not n.startswith("train/")}
+    apart = ("train/", "goodput/")  # of the steps, and of the machine
+    made |= {n: x for n, x in last.items() if n != "step" and not n.startswith(apart)}
     made |= {"tokens/s": last[SPEED]} if SPEED in last else {}
     return made | ({"failure": failure} if failure else {})
 

@@ -169,7 +169,7 @@ def test_a_stopped_run_ends_with_its_signals_status_and_a_failed_one_with_1(
     failed = watch.NonFiniteError("nan"), checkpoint.UnsoundError("no sound checkpoint")
     for error, status in ((interrupted, 130), (terminated, 143), *((e, 1) for e in failed)):
 
-        def fail(*_, error=error):
+        def fail(*_, error=error, **__):
             raise error
 
         monkeypatch.setattr(loop, "train", fail)

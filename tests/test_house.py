@@ -17,7 +17,7 @@ FLOORS = (
     {"scoring"},
     {"train"},
     {"plan", "run", "sweep"},
-    {"harness", "launching", "weights"},
+    {"harness", "launching", "reporting", "weights"},
     {"commands"},
     {"__main__"},
 )

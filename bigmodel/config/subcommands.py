@@ -74,6 +74,11 @@ LOCAL = (
     Flag("restarts", int, "N", "starts anew that come no further, at most", 3, bounds=(0, None)),
     Flag("grace", float, "SECONDS", "to end after SIGTERM", 60.0, bounds=(0, None)),
 )
+RUN_REPORT = (
+    WORKDIR,
+    Flag("out", str, "FILE", "where the page goes; DIR/report.html if not given"),
+    Flag("samples", int, "N", "texts that the newest checkpoint writes", 0, bounds=(0, None)),
+)
 IMPORT = (
     dataclasses.replace(CONFIG, value="", help="", required=False),
     dataclasses.replace(WORKDIR, help="where the run goes, ready for generate and init_from"),

@@ -8,6 +8,8 @@ from typing import Any
 from bigmodel import config
 
 VOID = ("meta", "br", "img", "wbr")
+# No page may hold control characters: each is shown by its picture.
+CONTROLS = {i: 0x2400 + i for i in range(32) if i not in (9, 10, 13)}
 
 
 class Markup(str):
@@ -30,7 +32,7 @@ def element(tag: str, *inside: Inside, **attributes: Any) -> Markup:
     for name, value in attributes.items():
         if value is not None:
             value = f"{value:.2f}" if isinstance(value, float) else str(value)
-            words.append(f'{name.rstrip("_").replace("_", "-")}="{html.escape(value)}"')
+            words.append(f'{name.rstrip("_").replace("_", "-")}="{escaped(value)}"')
     opened = " ".join(words)
     if tag in VOID:
         return Markup(f"<{opened}/>")
@@ -44,10 +46,14 @@ def join(*inside: Inside) -> Markup:
         if isinstance(piece, Markup):
             texts.append(str(piece))
         elif isinstance(piece, str):
-            texts.append(html.escape(piece, quote=False))
+            texts.append(escaped(piece, quote=False))
         elif piece is not None:
             texts.append(str(join(*piece)))
     return Markup("".join(texts))
+
+
+def escaped(text: str, quote: bool = True) -> str:
+    return html.escape(text, quote=quote).translate(CONTROLS)
 
 
 def page(title: str, styles: Iterable[pathlib.Path], *inside: Inside) -> str:

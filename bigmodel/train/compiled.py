@@ -9,7 +9,7 @@ import jax
 
 from bigmodel import compat, costs
 from bigmodel import recipe as recipes
-from bigmodel.train import spikes, step
+from bigmodel.train import goodput, saved, spikes, step
 from bigmodel.train import state as states
 
 T = TypeVar("T")
@@ -76,13 +76,31 @@ def placed(
     }
 
 
-def compile_step(recipe: recipes.Recipe, state: states.TrainState, batch: Any) -> Compiled:
-    """`trace`, and the machine's program, with the config's compiler options."""
+def compile_step(
+    recipe: recipes.Recipe,
+    state: states.TrainState,
+    batch: Any,
+    ledger: goodput.Ledger | None = None,
+    kept: saved.Place | None = None,
+) -> Compiled:
+    """`trace`, and the machine's program, with the config's compiler options; or a `kept` one."""
+    ledger = ledger or goodput.Ledger()
     began = time.perf_counter()
-    lowered = trace(recipe, state, batch).lower()
+    with ledger.span("compile/saved"):
+        found = kept.load() if kept else None
+    if kept and found:
+        return Compiled(kept.guarded(found), found, 0.0, time.perf_counter() - began)
+    with ledger.span("compile/trace"):
+        made = trace(recipe, state, batch)
+    with ledger.span("compile/lower"):
+        lowered = made.lower()
     traced = time.perf_counter()
-    program = lowered.compile(compiler_options=recipe.compiler_options or None)
-    return Compiled(program, program, traced - began, time.perf_counter() - traced)
+    with ledger.span("compile/program"), saved.cache_reads() as reads:
+        program = lowered.compile(compiler_options=recipe.compiler_options or None)
+    ended = time.perf_counter()
+    if kept and not reads and ended - began > saved.LEAST_SECONDS:
+        kept.save(program)
+    return Compiled(program, program, traced - began, ended - traced)
 
 
 def compile_beside(
@@ -90,39 +108,54 @@ def compile_beside(
     abstract: states.TrainState,
     batch: dict[str, jax.ShapeDtypeStruct],
     make_state: Callable[[], T],
+    *,
+    ledger: goodput.Ledger | None = None,
+    making: str = "start/state",
+    kept: saved.Place | None = None,
 ) -> tuple[Compiled, T]:
     """`compile_step`, and a state that is made meanwhile: both leave Python for most of it.
 
     Not on a GPU, whose compiler tries kernels out: a state made between their buffers would lie in
     the middle of the memory, of which the temporaries want one piece.
+
+    Args:
+        recipe, abstract, batch: see `trace`.
+        make_state: what it returns is returned.
+        ledger: of the run's time.
+        making: the kind of time that is spent on `make_state`, beyond that of compiling.
+        kept: where the program may lie already, or is to be kept.
     """
+    ledger = ledger or goodput.Ledger()
     platform = recipe.mesh.devices.flat[0].platform
     if platform == "gpu" or jax.process_count() > 1:  # processes: in one order on all of them
-        made_step, state = compile_step(recipe, abstract, batch), make_state()
+        made_step = compile_step(recipe, abstract, batch, ledger, kept)
+        with ledger.span(making):
+            state = make_state()
     else:
         with concurrent.futures.ThreadPoolExecutor(1) as thread:
             made = thread.submit(make_state)
-            made_step = compile_step(recipe, abstract, batch)
-            state = made.result()
+            made_step = compile_step(recipe, abstract, batch, ledger, kept)
+            with ledger.span(making):
+                state = made.result()
     if platform == "cpu":
         compat.keep_pages()
-        made_step = made_step._replace(run=one_at_a_time(made_step.program), ahead=0)
+        made_step = made_step._replace(run=one_at_a_time(made_step), ahead=0)
     return made_step, state
 
 
 LARGE = 2**27  # bytes of temporaries
 
 
-def one_at_a_time(program: jax.stages.Compiled) -> step.TrainStep:
-    """The program, returned from when it has ended: two in flight are no quicker on CPU.
+def one_at_a_time(made: Compiled) -> step.TrainStep:
+    """The step, returned from when it has ended: two in flight are no quicker on CPU.
 
     They would hold the temporaries of two steps. What comes out is there a moment before the
     temporaries are given back, so where they are large the next step waits for that as well.
     """
-    pause = 0.003 if costs.memory(program)["temporaries"] > LARGE else 0.0
+    pause = 0.003 if costs.memory(made.program)["temporaries"] > LARGE else 0.0
 
     def run(state: states.TrainState, batch: step.Batch) -> tuple[states.TrainState, step.Metrics]:
-        out = jax.block_until_ready(program(state, batch))
+        out = jax.block_until_ready(made.run(state, batch))
         time.sleep(pause)
         return out
 

@@ -8,7 +8,7 @@ from etils import epath
 from bigmodel import checkpoint
 from bigmodel import recipe as recipes
 from bigmodel.data import pipeline
-from bigmodel.train import compiled, heartbeat, replay, void
+from bigmodel.train import compiled, goodput, heartbeat, replay, void
 from bigmodel.train import progress as progresses
 from bigmodel.train import state as states
 
@@ -23,8 +23,9 @@ class Job(NamedTuple):
     evaluations: dict[str, recipes.Evaluation]
     checkpoints: checkpoint.Tiers
     step: compiled.Compiled
-    progress: progresses.Progress
     void: void.Void
     make_state: Callable[[], states.TrainState]  # that of the newest checkpoint, or the first
     replay: replay.Replay | None
+    progress: progresses.Progress
     heart: heartbeat.Heartbeat
+    ledger: goodput.Ledger

@@ -14,13 +14,11 @@ from bigmodel.data import pipeline
 from bigmodel.report import curve
 from bigmodel.sharding import mesh as meshes
 from bigmodel.train import (
-    compiled,
-    heartbeat,
+    goodput,
     meter,
+    preparing,
     processes,
-    replay,
     safety,
-    start,
     teller,
     void,
     workdir,
@@ -33,22 +31,37 @@ from bigmodel.train.job import Job
 Metrics = dict[str, float]
 
 
-def train(loaded: config.Loaded | Any, folder: str | epath.Path) -> Metrics:
+def train(
+    loaded: config.Loaded | Any, folder: str | epath.Path, *, spent: float = 0.0, kept: str = ""
+) -> Metrics:
     """Trains what a config says in a workdir, or goes on with what the workdir holds.
 
     Args:
         loaded: from `bigmodel.load_config`, or a config.
         folder: the workdir, made if missing.
+        spent: seconds that went before the call and are a part of the attempt (goodput.py).
+        kept: folder of compiled steps that are kept for the next start (saved.py); "": none are.
+            The code that runs must be that on disk: nothing of it patched.
 
     Returns:
         The last metrics: of the training under "train/", of evaluations under their names.
 
     Raises:
         InputError: the config cannot be run, or not in this workdir.
+        AbsentError: not all processes of the job have come.
         WentWrongError: a number went wrong and the config says to stop, or to go back no more.
         Stopped: SIGTERM or Ctrl-C came; the state is saved.
     """
+    with goodput.Ledger(spent) as ledger:
+        return _train(loaded, folder, ledger, kept)
+
+
+def _train(
+    loaded: config.Loaded | Any, folder: str | epath.Path, ledger: goodput.Ledger, kept: str
+) -> Metrics:
+    ledger.phase("start/join")
     processes.join(loaded)
+    ledger.phase("start/recipe")
     compat.use_compilation_cache()
     recipe = recipes.make(loaded)
     for name, entry in recipe.config.evals.items():
@@ -65,7 +78,8 @@ def train(loaded: config.Loaded | Any, folder: str | epath.Path) -> Metrics:
                 order=recipe.layer_order,
             )
         )
-        job, state = prepare(recipe, folder, checkpoints, progress, heart)
+        around = (progress, heart, ledger)
+        job, state = preparing.prepare(recipe, folder, checkpoints, *around, kept=kept)
         # Until here a signal ends the process at once: there is nothing to save.
         request = stack.enter_context(processes.StopRequest())
         opened = functools.partial(
@@ -79,76 +93,9 @@ def train(loaded: config.Loaded | Any, folder: str | epath.Path) -> Metrics:
         )
         last = attempts(job, state, opened, request)
     if jax.process_index() == 0:
-        draw(recipe, folder)
+        with ledger.span("saving"):
+            draw(recipe, folder)
     return last
-
-
-def prepare(
-    recipe: recipes.Recipe,
-    folder: epath.Path,
-    checkpoints: checkpoint.Tiers,
-    progress: progresses.Progress,
-    heart: heartbeat.Heartbeat,
-) -> tuple[Job, states.TrainState]:
-    """Data, the compiled step, and the state: restored if there is a checkpoint, else begun."""
-    show = progress.print if jax.process_index() == 0 else lambda text: None
-    recipes.check_vocabulary(recipe)
-    before = checkpoints.metadata()
-    facts = workdir.facts(recipe.loaded, recipes.tokenizer_fingerprint(recipe))
-    if "imported" in before:  # there is no optimizer's state
-        raise config.InputError(
-            f"{folder}: holds weights that were imported, and no run to go on with. Begin one from "
-            f"them in another --workdir, with --config.init_from={folder}."
-        )
-    unsaid = functools.partial(recipes.unsaid, recipe.loaded)
-    workdir.check_resume(before, facts, str(folder), unsaid)  # what is cheap to tell, before data
-    abstract = states.abstract(recipe)
-    resumes = checkpoints.find(states.wanted(checkpoints, abstract), warn=show)
-    find = functools.partial(start.find, recipe, abstract, facts, show)
-    source = None if resumes else processes.together(find, "a look at init_from")
-    heart.at("data")
-    processes.one_first(
-        lambda: recipes.prepare_data(recipe.loaded, recipes.preparing(show)), "the data's cache"
-    )
-    heart.at("compile")
-    batches = recipes.train_batches(recipe)
-    evaluations = recipes.evaluations(recipe)
-    for evaluation in evaluations.values():
-        scoring.check_rows(recipe, evaluation)
-    facts["rows"] = batches.rows.fingerprint
-    workdir.check_resume(before, facts, str(folder), unsaid)
-
-    left_out = void.Void(folder, before.get("void", ()))
-    if left_out.batches:
-        facts["void"] = left_out.batches
-        show(f"without the batches {left_out.batches}, which {left_out.path} says are void")
-
-    def make_state() -> states.TrainState:
-        if resumes or void.newest(checkpoints) is not None:
-            return states.restore(checkpoints, abstract, show)
-        given = start.read(recipe, abstract, source) if source else None
-        return states.create(recipe, abstract, given)
-
-    step, state = compiled.compile_beside(recipe, abstract, batches.spec, make_state)
-    checkpoint.warm(states.whole(abstract))  # on a thread, while the first steps run
-    if jax.process_index() == 0:
-        workdir.write(folder, recipe.loaded, workdir.provenance(recipe.mesh))
-    at = f", from step {int(state.step):,}" if resumes else f", from {source}" if source else ""
-    bubble = f", pipeline bubble {recipe.pipeline.bubble:.1%}" if recipe.pipeline else ""
-    show(f"{folder}: {states.describe(state)}, step compiled in {step.seconds:.1f} s{at}{bubble}")
-    replayed = replay.make(recipe, abstract, batches.spec)
-    made = (
-        batches,
-        evaluations,
-        checkpoints,
-        step,
-        progress,
-        left_out,
-        make_state,
-        replayed,
-        heart,
-    )
-    return Job(recipe, folder, facts, *made), state
 
 
 def attempts(
@@ -181,6 +128,7 @@ def run(
     with (
         pipeline.ahead(make, start, recipe.steps) as batches,
         meter.Trace(job.folder / "profile", profile.start, profile.steps) as trace,
+        job.ledger.steps(start),
     ):
         for at, batch in batches:
             step = void.pass_over if batch is None else job.step.run
@@ -192,6 +140,7 @@ def run(
             if metrics:
                 told.ran(done, metrics)
             told.look(state, batches.waited_seconds, behind=job.step.ahead)
+            job.ledger.step(done, batches.waited_seconds)
 
             stop = request.agreed(done)
             save = job.checkpoints.due(done, ends=stop or done == recipe.steps)
@@ -200,16 +149,20 @@ def run(
                 # What is no number must not be saved.
                 told.look(state, batches.waited_seconds, behind=0)
                 with told.speed.paused():
-                    job.heart.at("evaluate" if due else "save", done)
-                    measured = told.evaluate(done, state, due)
+                    job.heart.at("evaluate", done)
+                    with job.ledger.span("evaluation"):
+                        measured = told.evaluate(done, state, due)
                     if save:
-                        whole = states.whole(state)
-                        job.checkpoints.save(done, whole, job.facts, metrics=measured, wait=stop)
+                        job.heart.at("save", done)
+                        with job.ledger.span("saving"):
+                            whole, facts = states.whole(state), job.facts
+                            job.checkpoints.save(done, whole, facts, metrics=measured, wait=stop)
                     job.heart.at("step", done)
             if stop and done < recipe.steps:
                 raise safety.Stopped(request.reason, done)
     job.heart.at("save", recipe.steps)
-    job.checkpoints.finish()
+    with job.ledger.span("saving"):
+        job.checkpoints.finish()
     return told.last
 
 

@@ -51,7 +51,8 @@ class Teller:
             every = recipe.config.log.every
             if action or step % every == 0 or step in (self.first, recipe.steps):
                 found |= self.speed.read(step, waited_seconds)
-                self.tell(step, {f"train/{name}": value for name, value in found.items()})
+                row = {f"train/{name}": value for name, value in found.items()}
+                self.tell(step, row | self.job.ledger.figures(last=step == recipe.steps))
 
     def went_wrong(self, step: int, found: Metrics, state: states.TrainState, action: str) -> None:
         """Raises it, or says that the update was skipped, as the action says."""

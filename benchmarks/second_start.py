@@ -1,0 +1,107 @@
+r"""Time to the first step of a first start and of a second one, as lines of JSON and a table.
+
+    python benchmarks/second_start.py --rounds 3
+    python benchmarks/second_start.py --models deep --rounds 1
+
+Each start is the command `bigmodel train` in a process of its own, in a new workdir; the seconds
+are those of its goodput record, from the start of the process to the end of its first step. Tokens
+are prepared before. Starts of a round:
+
+    first      nothing is cached
+    programs   jax's cache of compiled programs alone is there: it traces and lowers
+    second     the whole step is there too, which is what a second start finds
+    restart    the same, in the workdir of `second`: it goes on from a checkpoint
+"""
+
+import argparse
+import collections
+import json
+import os
+import pathlib
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIG = "--config=configs/quickstart.py"
+SHORT = ("--config.steps=2", "--config.evals={}", "--config.log.tensorboard=False")
+#           overrides of the quickstart, whose layers are unrolled
+MODELS = {
+    "quickstart": (),  # 4 layers
+    "deep": ("--config.model.layers=12",),
+    "deeper": ("--config.model.layers=24",),
+}
+STARTS = ("first", "programs", "second", "restart")
+
+
+def start(workdir: pathlib.Path, cache: pathlib.Path, flags: tuple[str, ...]) -> dict[str, float]:
+    """Seconds to the first step by part, of one start."""
+    before = set(workdir.glob("goodput/*.json"))
+    subprocess.run(
+        [sys.executable, "-m", "bigmodel", "train", CONFIG, f"--workdir={workdir}", *SHORT, *flags],
+        cwd=ROOT,
+        env={**os.environ, "BIGMODEL_CACHE": str(cache)},
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    (record,) = set(workdir.glob("goodput/*.json")) - before
+    return json.loads(record.read_text())["to_first"]
+
+
+def one_round(model: str, folder: pathlib.Path) -> dict[str, dict[str, float]]:
+    """Each start of STARTS, in order."""
+    cache, flags = folder / "cache", MODELS[model]
+    for name in ("compiled", "steps"):
+        shutil.rmtree(cache / name, ignore_errors=True)
+    for name in STARTS:
+        shutil.rmtree(folder / name, ignore_errors=True)
+    found = {"first": start(folder / "first", cache, flags)}
+    (cache / "steps").rename(folder / "aside")
+    found["programs"] = start(folder / "programs", cache, flags)
+    shutil.rmtree(cache / "steps", ignore_errors=True)
+    (folder / "aside").rename(cache / "steps")
+    found["second"] = start(folder / "second", cache, flags)
+    # Other steps are another schedule and so another program: the first such start compiles it.
+    for _ in range(2):
+        shutil.rmtree(folder / "restart", ignore_errors=True)
+        shutil.copytree(folder / "second", folder / "restart")
+        found["restart"] = start(folder / "restart", cache, (*flags, "--config.steps=4"))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--models", nargs="+", default=["quickstart", "deep"], choices=MODELS)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    for model in arguments.models:
+        rounds = collections.defaultdict(list)
+        with tempfile.TemporaryDirectory() as name:
+            folder = pathlib.Path(name)
+            prepare = ["data", "prepare", CONFIG]
+            subprocess.run(
+                [sys.executable, "-m", "bigmodel", *prepare],
+                cwd=ROOT,
+                env={**os.environ, "BIGMODEL_CACHE": str(folder / "cache")},
+                check=True,
+                capture_output=True,
+            )
+            for _ in range(arguments.rounds):
+                for start_name, parts in one_round(model, folder).items():
+                    seconds = sum(parts.values())
+                    rounds[start_name].append((seconds, parts))
+                    told = {part: round(value, 2) for part, value in parts.items() if value > 0.01}
+                    line = {"model": model, "start": start_name, "seconds": round(seconds, 2)}
+                    print(
+                        json.dumps(line | {"load": os.getloadavg()[0], "parts": told}), flush=True
+                    )
+        first = statistics.median(seconds for seconds, _ in rounds["first"])
+        for start_name, found in rounds.items():
+            median = statistics.median(seconds for seconds, _ in found)
+            print(f"{model:11} {start_name:9} {median:7.2f} s  {median / first:.2f} of the first")
+
+
+if __name__ == "__main__":
+    main()

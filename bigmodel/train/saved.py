@@ -1,0 +1,226 @@
+"""Compiled steps that are kept for the next start, which then need not be traced or lowered.
+
+A file lies under the hash of all that shapes a program: the same code, config, versions, devices
+and flags find it, and no others. It holds machine code, which jax reads with pickle: it is kept in
+the user's own cache, never in a workdir, and read only if nobody else can write it.
+"""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import stat
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.monitoring
+
+import bigmodel
+from bigmodel import config
+from bigmodel import recipe as recipes
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "libtpu", "jax-cuda12-plugin", "qwix")
+KEPT = 20  # files: of 1 MB on a CPU, of 100 MB and more of a large model on a TPU
+LEAST_SECONDS = 1.0  # of tracing and compiling that a file must spare
+
+
+class Place(NamedTuple):
+    """Where the step of a run is kept.
+
+    Attributes:
+        path: of its file, there or not.
+        inside, outside: structures of what goes into the step and comes out but for the metrics.
+    """
+
+    path: pathlib.Path
+    inside: Any
+    outside: Any
+
+    def load(self) -> jax.stages.Compiled | None:
+        """The program, or None: it is not there, or damaged, which is told in a line."""
+        if not self.path.exists():
+            return None
+        try:
+            check_owner(self.path)
+            header, _, payload = self.path.read_bytes().partition(b"\n")
+            said = json.loads(header)
+            if said["sha256"] != hashlib.sha256(payload).hexdigest():
+                raise ValueError("it does not match its own checksum")
+            found = self._loaded(payload, said["metrics"])
+            self.path.touch()  # the oldest go
+            return found
+        except Exception as error:  # whatever the runtime says of it: it is compiled anew
+            words = str(error).splitlines() or [type(error).__name__]
+            print(f"{self.path}: {words[0]}; the step is compiled anew", file=sys.stderr)
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+            return None
+
+    def save(self, program: jax.stages.Compiled) -> None:
+        """Writes the program on a thread: the first steps do not wait for it."""
+        threading.Thread(target=self._save, args=(program,), name="saved step").start()
+
+    def guarded(self, program: jax.stages.Compiled) -> Callable:
+        """The program that was loaded, whose file goes if its first run fails: it would again."""
+        ran = False
+
+        def run(*inputs: Any) -> Any:
+            nonlocal ran
+            if ran:
+                return program(*inputs)
+            try:
+                out = jax.block_until_ready(program(*inputs))
+            except Exception:
+                self.path.unlink(missing_ok=True)
+                print(f"{self.path} did not run and is gone; start again", file=sys.stderr)
+                raise
+            ran = True
+            return out
+
+        return run
+
+    def _loaded(self, payload: bytes, metrics: list[str]) -> jax.stages.Compiled:
+        from jax.experimental import serialize_executable
+
+        devices = jax.tree.leaves(self.outside)[0].sharding.mesh.devices.flat
+        inside = jax.tree.structure((self.inside, {}))
+        outside = jax.tree.structure((self.outside, dict.fromkeys(metrics, 0)))
+        return serialize_executable.deserialize_and_load(
+            payload, inside, outside, backend=devices[0].client, execution_devices=list(devices)
+        )
+
+    def _save(self, program: jax.stages.Compiled) -> None:
+        from jax.experimental import serialize_executable
+
+        try:
+            payload, inside, outside = serialize_executable.serialize(program)
+            metrics = sorted(outside.unflatten(range(outside.num_leaves))[1])
+            rebuilt = jax.tree.structure((self.outside, dict.fromkeys(metrics, 0)))
+            if inside != jax.tree.structure((self.inside, {})) or outside != rebuilt:
+                return
+            header = {"sha256": hashlib.sha256(payload).hexdigest(), "metrics": metrics}
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            unfinished = self.path.with_suffix(f".{os.getpid()}.tmp")
+            unfinished.write_bytes(json.dumps(header).encode() + b"\n" + payload)
+            unfinished.chmod(stat.S_IRUSR | stat.S_IWUSR)
+            unfinished.replace(self.path)
+            prune(self.path.parent)
+        except Exception as error:  # a step that cannot be kept is compiled again
+            words = str(error).splitlines() or [type(error).__name__]
+            print(f"{self.path}: the step was not kept: {words[0]}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def cache_reads() -> Iterator[list[str]]:
+    """Gives a list of what this thread's compiling within it takes from jax's cache.
+
+    What came from there must not be kept: a CPU program that was read and is written once more
+    lacks functions, and fails when it runs (jax 0.10.2).
+    """
+    found: list[str] = []
+    own = threading.get_ident()
+
+    def listen(event: str, **_: Any) -> None:
+        if event == "/jax/compilation_cache/cache_hits" and threading.get_ident() == own:
+            found.append(event)
+
+    jax.monitoring.register_event_listener(listen)
+    try:
+        yield found
+    finally:
+        jax.monitoring.unregister_event_listener(listen)
+
+
+def place(
+    folder: str, recipe: recipes.Recipe, state: Any, batch: Mapping[str, Any], facts: Any
+) -> Place | None:
+    """Where the step of a recipe is kept, or None where it must not be.
+
+    Not with builders of the config file's own, whose code may be anywhere; not among several
+    processes, which compile together or not at all; not in a bucket, which others can write.
+
+    Args:
+        folder: of all steps that are kept; "": none are.
+        recipe: of the run.
+        state: abstract, with shardings.
+        batch: shape and dtype of every array of a batch.
+        facts: of the data and the tokenizer, as checkpoints remember them.
+    """
+    own = any(recipe.loaded.extensions.values())
+    if not folder or "://" in folder or own or jax.process_count() > 1:
+        return None
+    said = json.dumps([*shaping(recipe), described(state), described(batch), facts], default=repr)
+    name = hashlib.sha256(said.encode()).hexdigest()
+    return Place(pathlib.Path(folder) / f"{name[:40]}.step", (state, dict(batch)), state)
+
+
+def shaping(recipe: recipes.Recipe) -> list[Any]:
+    """All that shapes a program but its arrays."""
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    devices = list(recipe.mesh.devices.flat)
+    flags = {name: x for name, x in jax.config.values.items() if "cache" not in name}
+    return [
+        code(pathlib.Path(bigmodel.__file__).parent),
+        config.plain(recipe.config),
+        recipe.loaded.text,
+        versions,
+        sys.version,
+        {name: os.environ.get(name) for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")},
+        flags,
+        devices[0].client.platform_version,
+        [(device.id, device.device_kind) for device in devices],
+        dict(recipe.mesh.shape),
+        host() if devices[0].platform == "cpu" else "",
+    ]
+
+
+def code(folder: pathlib.Path) -> str:
+    """A hash of all Python files of a folder."""
+    found = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        found.update(f"{path.relative_to(folder)}\n".encode())
+        found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+def host() -> str:
+    """What this CPU can do: another one may not run the program."""
+    try:
+        text = pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""
+    wanted = ("model name", "flags", "Features")
+    return "\n".join(sorted({line for line in text.splitlines() if line.startswith(wanted)}))
+
+
+def described(tree: Any) -> list[str]:
+    """Path, shape, dtype and sharding of each array."""
+    return [
+        f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype} {getattr(leaf, 'sharding', '')!r}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+
+
+def check_owner(path: pathlib.Path) -> None:
+    """Refuses a file that somebody else could have written."""
+    for place in (path, path.parent):
+        found = place.stat()
+        if hasattr(os, "getuid") and found.st_uid != os.getuid():
+            raise PermissionError("it belongs to somebody else")
+        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise PermissionError("others can write it")
+
+
+def prune(folder: pathlib.Path) -> None:
+    """Leaves the newest files."""
+    files = sorted(folder.glob("*.step"), key=lambda path: path.stat().st_mtime)
+    for path in files[:-KEPT]:
+        path.unlink(missing_ok=True)
