@@ -191,6 +191,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.reason = ""
+        self._first: int | None = None  # step that was asked about
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -216,4 +217,7 @@ class StopRequest:
             return bool(self.reason)
         from jax.experimental import multihost_utils
 
-        return multihost_utils.reached_preemption_sync_point(step)
+        # From 1: a signal before the first question is answered at 1, which the steps of a resumed
+        # run are all past, and jax compares for equality.
+        self._first = step if self._first is None else self._first
+        return multihost_utils.reached_preemption_sync_point(step - self._first + 1)
