@@ -107,6 +107,8 @@ class Heartbeat:
 
     def __exit__(self, *_: object) -> None:
         self.stop.set()
+        for thread in self.threads:
+            thread.join(1.0)  # one may hang in a call of the service
 
     def blame(self, error: BaseException) -> str:
         """What ends the job: this error, or that of another process whose end caused it.

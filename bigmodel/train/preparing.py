@@ -45,6 +45,7 @@ def prepare(
         )
     unsaid = functools.partial(recipes.unsaid, recipe.loaded)
     workdir.check_resume(before, facts, str(folder), unsaid)  # what is cheap to tell, before data
+    ledger.phase("start/shapes")
     abstract = states.abstract(recipe)
     resumes = checkpoints.find(states.wanted(checkpoints, abstract), warn=show)
     find = functools.partial(start.find, recipe, abstract, facts, show)

@@ -9,7 +9,7 @@ from etils import epath
 
 import bigmodel
 from bigmodel import config
-from bigmodel.train import attempts, goodput, loop, processes, writers
+from bigmodel.train import attempts, goodput, processes, safety, writers
 from tests import runs
 
 

@@ -1,6 +1,8 @@
 """Kept steps: a second start runs the very program of the first, and nothing else finds it."""
 
 import dataclasses
+import hashlib
+import json
 import os
 import pickle
 import threading
@@ -141,13 +143,14 @@ class Trap:
 
 
 @pytest.mark.parametrize("mode", [0o620, 0o602])
-def test_a_file_that_others_can_write_is_not_read(tmp_path, capsys, monkeypatch, mode):
+def test_a_file_that_others_can_write_is_not_read(tmp_path, capsys, monkeypatch, abstract, mode):
     """Were it read, the pickle of a stranger would run."""
     monkeypatch.chdir(tmp_path)
-    file = tmp_path / "a.step"
-    file.write_bytes(b"{}\n" + pickle.dumps(Trap()))
+    file, payload = tmp_path / "a.step", pickle.dumps(Trap())
+    header = {"sha256": hashlib.sha256(payload).hexdigest(), "metrics": []}
+    file.write_bytes(json.dumps(header).encode() + b"\n" + payload)
     file.chmod(mode)
-    assert saved.Place(file, None, None).load() is None
+    assert saved.Place(file, (abstract, BATCH), abstract).load() is None
     assert "others can write it" in capsys.readouterr().err
     assert not (tmp_path / "trapped").exists()
 
