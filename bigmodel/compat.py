@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import glob
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 # Parameters of glibc's mallopt(3).
 TRIM_THRESHOLD, TOP_PAD, MMAP_MAX, ARENA_MAX = -1, -2, -4, -8
+SET_PARENT_DEATH_SIGNAL = 1  # of prctl(2)
 CUSHION = 96 * 2**20  # bytes
 
 # What Linux shows of TPUs, of NVIDIA's and AMD's GPUs, and of GPUs under Windows.
@@ -25,8 +27,18 @@ def tune_process() -> None:
     to see, if it is installed to plan with, and that writes to stderr that it finds no TPU.
     """
     mallopt(ARENA_MAX, 1)
+    end_with_supervisor()
     if sys.platform == "linux" and not any(map(glob.glob, ACCELERATORS)):
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+def end_with_supervisor() -> None:
+    """This process ends when the one that watches it does, however that ends (Linux)."""
+    watched_by = os.environ.get("BIGMODEL_SUPERVISOR")
+    if watched_by and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+        if os.getppid() != int(watched_by):  # it has ended already
+            sys.exit(1)
 
 
 def keep_pages() -> None:

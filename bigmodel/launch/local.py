@@ -4,7 +4,6 @@ A stand-in for a pod: each process is a host with its own devices, and all meet 
 No jax here: what watches must not hang with what it watches.
 """
 
-import ctypes
 import os
 import pathlib
 import signal
@@ -136,6 +135,7 @@ class Supervisor:
             "BIGMODEL_COORDINATOR": address,
             "BIGMODEL_PROCESSES": str(self.hosts),
             "BIGMODEL_PROCESS": str(number),
+            "BIGMODEL_SUPERVISOR": str(os.getpid()),
         }
         return subprocess.Popen(
             self.command,
@@ -144,7 +144,6 @@ class Supervisor:
             stdout=subprocess.PIPE if number == 0 else log,
             stderr=log,
             start_new_session=True,  # Ctrl-C reaches the supervisor alone, which passes it on
-            preexec_fn=die_with_parent,
         )
 
     def _wait(self) -> list[tuple[int, int]]:
@@ -272,9 +271,3 @@ def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
-
-
-def die_with_parent() -> None:
-    """In a child: it ends when the supervisor does, however that ends (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
