@@ -17,7 +17,7 @@ VERSION := $(shell $(PYTHON) -c '$(TELL_VERSION)' 2>/dev/null)
 MADE := $(VENV)/made-by-$(VERSION)
 INSTALLED := $(VENV)/installed-by-$(VERSION)$(EXTRA:%=-%)
 
-.PHONY: install quickstart test test-families test-layouts test-tpu test-plan test-parity test-faults test-slurm smoke lint format docs bench
+.PHONY: install quickstart test test-families test-layouts test-tpu test-plan test-parity test-faults test-slurm soak smoke lint format docs bench
 
 install: $(INSTALLED)
 
@@ -68,6 +68,10 @@ test-parity: install
 # Everything that can happen to a job of several hosts, with real processes.
 test-faults: install
 	$(BIN)/python -m pytest -m "faults or not faults" tests/faults
+
+# Hosts killed 200 times at random moments; an hour and more.
+soak: install
+	$(BIN)/python -m tests.faults.soak --kills 200 --folder runs/soak-$$(date +%s)
 
 # Jobs under Slurm itself, on two nodes that are this machine. It needs root, and Slurm:
 # apt-get install -y --no-install-recommends slurmctld slurmd slurm-client

@@ -23,9 +23,7 @@ from tests.checkpoint import states, test_local_tier
 from tests.convert import folders, foreign_tokenizers
 
 
-class Payload:
-    """Makes a folder as soon as it is unpickled."""
-
+class Payload:  # makes a folder as soon as it is unpickled
     def __init__(self, canary):
         self.canary = canary
 
@@ -52,7 +50,6 @@ def test_the_payloads_work(tmp_path):
 
 
 # No pickle, no text run as code, no archive unpacked, anywhere in the library
-
 DANGEROUS = {
     *("pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "torch"),
     *("eval", "exec", "system", "popen", "extractall", "unpack_archive", "trust_remote_code"),
@@ -63,10 +60,9 @@ ALLOWED = {
     ("config/files.py", "exec"),
     # Filters go to the processes that this one has started, through a pipe; never from a file.
     ("data/filters.py", "cloudpickle"),
-    # With filter="data", after looks of its own (tests/launch/test_snapshot.py).
+    # With filter="data", after looks of its own.
     ("launch/snapshot.py", "extractall"),
-    # A program that this user's own start has kept, in this user's own cache, nobody else's file
-    # (tests/train/test_saved.py).
+    # What this user's own start has kept in a folder that nobody else can write to.
     ("train/saved.py", "deserialize_and_load"),
 }
 

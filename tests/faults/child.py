@@ -11,8 +11,10 @@ import resource
 import signal
 import sys
 import time
+import zlib
 
 from bigmodel import __main__, compat
+from bigmodel.data import pipeline
 from bigmodel.train import heartbeat, preflight, processes, workdir
 
 FAULT: dict = json.loads(os.environ["FAULT"])
@@ -25,6 +27,17 @@ def once() -> bool:
         return False
     MARK.write_text(str(time.time()))
     return True
+
+
+def unreadable():
+    """The next row that is read is not there any more."""
+    plain = pipeline.Batches.host
+
+    def host(self, step, index=slice(None)):
+        pipeline.Batches.host = plain
+        raise OSError(5, "Input/output error", "tokens.npy")
+
+    pipeline.Batches.host = host
 
 
 def exhausted():
@@ -50,6 +63,7 @@ AT_STEP = {
     "broken": broken,
     "exhausted": exhausted,
     "full": full,
+    "unreadable": unreadable,
     "slow": lambda: time.sleep(FAULT["seconds"]),
 }
 
@@ -92,7 +106,24 @@ def at_start():
             sys.argv[place] += "-of-this-host"
 
 
+def told_samples(log):
+    """Each row of a batch that is read is told of, with a checksum of its tokens."""
+    plain = pipeline.Batches.host
+
+    def host(self, step, index=slice(None)):
+        batch = plain(self, step, index)
+        numbers = [int(row) for row in batch["rows"]]
+        marks = [zlib.crc32(row.tobytes()) for row in batch["tokens"]]
+        with open(log, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "rows": numbers, "marks": marks}) + "\n")
+        return batch
+
+    pipeline.Batches.host = host
+
+
 if __name__ == "__main__":
+    if "SAMPLES" in os.environ:
+        told_samples(os.environ["SAMPLES"])
     processes.MEET_SECONDS = 12.0
     if int(os.environ["BIGMODEL_PROCESS"]) == FAULT["process"]:
         if FAULT["what"] in AT_STEP:

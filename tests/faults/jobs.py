@@ -1,6 +1,7 @@
 """Jobs of processes that something happens to, under the supervisor."""
 
 import json
+import os
 import pathlib
 import sys
 import time
@@ -8,6 +9,12 @@ from typing import NamedTuple
 
 from bigmodel.launch import local
 from tests import runs
+
+
+def environment():
+    """Of a process that is no child of the supervisor."""
+    return {**os.environ, "PYTHONPATH": str(runs.ROOT), "JAX_PLATFORMS": "cpu"}
+
 
 CHILD = pathlib.Path(__file__).with_name("child.py")
 STEPS = 24
@@ -44,7 +51,7 @@ def run(folder, name, *flags, what="none", process=1, step=7, hosts=2, restarts=
     return Outcome(status, told, times[0] - float(mark.read_text()) if came else None)
 
 
-def supervisor(folder, name, *flags, fault, hosts=2, restarts=2, show=print):
+def supervisor(folder, name, *flags, fault, hosts=2, restarts=2, show=print, variables=None):
     command = [
         *(sys.executable, str(CHILD), "train", f"--config={folder / 'config.py'}"),
         *(f"--workdir={folder / name}", f"--config.steps={STEPS}", "--config.mesh.fsdp=4"),
@@ -62,6 +69,7 @@ def supervisor(folder, name, *flags, fault, hosts=2, restarts=2, show=print):
             "XLA_FLAGS": f"{runs.QUICK} --xla_force_host_platform_device_count={4 // hosts}",
             "PYTHONPATH": str(runs.ROOT),
             "FAULT": json.dumps(fault),
+            **(variables or {}),
         },
         progress=lambda: sorted(path.name for path in saved.glob("*")) if saved.exists() else [],
         show=show,

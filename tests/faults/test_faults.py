@@ -18,6 +18,7 @@ SURVIVED = {  # name: (what happens, words that name the culprit)
     "broken":        ({"what": "broken"}, ("host 1", "the wheel came off")),
     "first-broken":  ({"what": "broken", "process": 0}, ("host 0", "the wheel came off")),
     "exhausted":     ({"what": "exhausted"}, ("host 1", "MemoryError")),
+    "unreadable":    ({"what": "unreadable"}, ("host 1", "tokens.npy")),
     "full":          ({"what": "full"}, ("host 1", "File too large")),
     "terminated":    ({"what": "terminated"}, ("asked to stop", "is saved")),
     "late":          ({"what": "late"}, ("missing 1",)),

@@ -1,6 +1,5 @@
-"""Runs that are really stopped: SIGTERM, Ctrl-C and SIGKILL at any moment change nothing."""
+"""Runs that are asked to stop: SIGTERM and Ctrl-C change nothing (SIGKILL: tests/faults)."""
 
-import random
 import signal
 import time
 
@@ -46,24 +45,6 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on(undisturbed, number, stat
     assert len(list((run / "checkpoints").iterdir())) >= 1
     runs.finish(runs.start(*arguments(undisturbed, number.name)))
     assert runs.losses(run) == runs.losses(undisturbed / "run")
-
-
-def test_a_run_that_is_killed_at_random_moments_ends_bit_for_bit_the_same(undisturbed):
-    moments = random.Random(0)
-    run = undisturbed / "killed"
-    for _ in range(4):
-        process = runs.start(*arguments(undisturbed, "killed"))
-        wait_for_step(process, run, max(runs.losses(run), default=0) + moments.randint(2, 12))
-        time.sleep(
-            moments.random() * 0.05
-        )  # in a step, between two, or while a checkpoint is written
-        process.kill()
-        process.wait()
-        process.stdout.close()
-        process.stderr.close()
-    runs.finish(runs.start(*arguments(undisturbed, "killed")))
-    assert runs.losses(run) == runs.losses(undisturbed / "run")
-    assert runs.checksums(run, STEPS) == runs.checksums(undisturbed / "run", STEPS)
 
 
 @pytest.mark.parametrize(
