@@ -21,7 +21,9 @@ import jax
 from bigmodel import compat
 from bigmodel.checkpoint import agreement
 from bigmodel.launch import statuses
+from bigmodel.train import stragglers
 
+COMPARE_SECONDS = 60.0
 BEATS, FAULTS, VERDICT = "bigmodel/beats/", "bigmodel/faults/", "bigmodel/verdict"
 OF_OTHERS = (  # what an error says when another process has gone
     *("Gloo", "gloo", "coordination service", "CoordinationService", "Connection closed by peer"),
@@ -47,12 +49,24 @@ class Beat(NamedTuple):
     """What process 0 knows of another one.
 
     Attributes:
-        text: "COUNT PHASE STEP", as it said.
+        text: "COUNT|PHASE|STEP|WAITED", as it said; WAITED: seconds for data since its start.
         changed: time.monotonic() here when it last said something new.
     """
 
     text: str
     changed: float
+
+    @property
+    def phase(self) -> str:
+        return self.text.split("|")[1]
+
+    @property
+    def step(self) -> int:
+        return int(self.text.split("|")[2])
+
+    @property
+    def waited(self) -> float:
+        return float(self.text.split("|")[3])
 
 
 class Heartbeat:
@@ -86,6 +100,9 @@ class Heartbeat:
         self.beats: dict[int, Beat] = {}
         self.answered = time.monotonic()  # when the service last did
         self.told_of = "", 0  # the phase and step whose slowness was told
+        self.waited = 0.0
+        self.compared: dict[int, Beat] = {}  # when stragglers were last looked for
+        self.compare_at = time.monotonic() + COMPARE_SECONDS
         self.verdict = ""
         self.stop = threading.Event()
         self.client = compat.coordination()
@@ -93,12 +110,16 @@ class Heartbeat:
         if self.client is not None:
             self.threads.append(threading.Thread(target=self._beat, name="beat", daemon=True))
 
-    def at(self, phase: str, step: int | None = None) -> None:
-        """Says where this process is. A step that ends is one after another of "step"."""
+    def at(self, phase: str, step: int | None = None, waited: float | None = None) -> None:
+        """Says where this process is, and how many seconds it has waited for data so far.
+
+        A step that ends is one after another of "step".
+        """
         now, before = time.monotonic(), self.where
         if step is not None and phase == before.phase == "step" and step > before.step:
             self.durations.append((now - before.since) / (step - before.step))
         self.where = At(phase, before.step if step is None else step, now)
+        self.waited = self.waited if waited is None else waited
 
     def __enter__(self) -> "Heartbeat":
         for thread in self.threads:
@@ -140,7 +161,7 @@ class Heartbeat:
             phase, step, _ = self.where
             try:
                 self.client.key_value_set(
-                    f"{BEATS}{me}", f"{count}|{phase}|{step}", allow_overwrite=True
+                    f"{BEATS}{me}", f"{count}|{phase}|{step}|{self.waited}", allow_overwrite=True
                 )
                 found = self._judge() if me == 0 else self._told()
             except jax.errors.JaxRuntimeError:
@@ -178,17 +199,33 @@ class Heartbeat:
         elif 0 < self.stalled < now - self.where.since and self.where.phase == "step":
             found = f"{self._slowness(now)}; nothing came of it for {self.stalled:.0f} s"
         else:
+            self._compare(now)
             return ""
         self._say(f"{VERDICT}/why", found)
         return found
 
+    def _compare(self, now: float) -> None:
+        """Tells, now and then, which hosts have waited for their data longer than most."""
+        if now < self.compare_at:
+            return
+        self.compare_at, before = now + COMPARE_SECONDS, self.compared
+        self.compared = dict(self.beats)
+        seconds = [
+            (beat.waited - before[number].waited) / (beat.step - before[number].step)
+            if number in before and beat.step > before[number].step
+            else math.nan
+            for number, beat in sorted(self.beats.items())
+        ]
+        names = [agreement.named([number]) for number in sorted(self.beats)]
+        if found := stragglers.stragglers(seconds, names):
+            self.show(found)
+
     def _silence(self, silent: list[int], now: float) -> str:
         first = min(silent, key=lambda number: self.beats[number].changed)
         beat = self.beats[first]
-        _, phase, step = beat.text.split("|")
         return (
             f"{agreement.named(silent)} is silent for {now - beat.changed:.0f} s, last heard of "
-            f"after step {step} in {phase!r}: its host is gone or frozen"
+            f"after step {beat.step} in {beat.phase!r}: its host is gone or frozen"
         )
 
     def _watch(self) -> None:
@@ -230,9 +267,9 @@ class Heartbeat:
         )
         behind = []
         for number, beat in sorted(self.beats.items()):
-            _, its, done = beat.text.split("|")
-            if int(done) < step or its != phase:
-                behind.append(f"{agreement.named([number])} is in {its!r} after step {done}")
+            if beat.step < step or beat.phase != phase:
+                who = agreement.named([number])
+                behind.append(f"{who} is in {beat.phase!r} after step {beat.step}")
         others = f"; {'; '.join(behind[:8])}" if behind else ""
         return f"{what} takes {now - since:.0f} s{usual}{others}"
 

@@ -136,7 +136,7 @@ def run(
                 job.replay.check(at + 1, state, batch)
             state, metrics = trace.step(at, step, state, batch)
             done = at + 1
-            job.heart.at("step", done)
+            job.heart.at("step", done, batches.waited_seconds)
             if metrics:
                 told.ran(done, metrics)
             told.look(state, batches.waited_seconds, behind=job.step.ahead)

@@ -15,9 +15,8 @@ def stragglers(
     """One line on the hosts that are slower than the median, the slowest first, or None.
 
     Args:
-        seconds_by_process: of each process, what a step costs its host: waiting for data and work
-            outside the devices' step. The step itself is no measure: all wait for the slowest in
-            it. NaN: not known.
+        seconds_by_process: of each process, how long a step waits for its data. The step itself
+            is no measure: all wait for the slowest in it. NaN: not known.
         names: of the hosts.
         factor: times the median from which on a host is slow.
         least_seconds: more than the median that matters; below it nobody waits noticeably.
@@ -41,6 +40,6 @@ def stragglers(
     shown = ", ".join(f"{name} {1e3 * seconds:,.0f} ms" for seconds, name in slow[:8])
     more = f" and {len(slow) - 8} more" if len(slow) > 8 else ""
     return (
-        f"slow hosts, by time a step outside the devices: {shown}{more}; "
+        f"slow hosts, by the time that a step waits for its data: {shown}{more}; "
         f"median of {len(known)} hosts {1e3 * median:,.0f} ms"
     )

@@ -29,8 +29,8 @@ def heart():
     return made
 
 
-def beat(heart, number, count, phase="step", step=5):
-    heart.client.texts[f"{heartbeat.BEATS}{number}"] = f"{count}|{phase}|{step}"
+def beat(heart, number, count, phase="step", step=5, waited=0.0):
+    heart.client.texts[f"{heartbeat.BEATS}{number}"] = f"{count}|{phase}|{step}|{waited}"
 
 
 def judged(heart, seconds, *beating):
@@ -117,3 +117,17 @@ def test_an_error_of_another_process_waits_for_the_verdict(heart):
     assert heart.blame(gone) == "process 1 is silent"
     assert heart.blame(ValueError("mine")) == "process 0 failed: ValueError: mine"
     assert heart.client.texts[f"{heartbeat.FAULTS}0"] == "ValueError: mine"
+
+
+def test_a_host_that_waits_for_its_data_longer_than_the_others_is_told_of(heart):
+    told = []
+    heart.show = told.append
+    for step in (5, 15):
+        for number in range(3):
+            beat(heart, number, step, step=step, waited=(0.9 if number == 2 else 0.01) * step)
+        heart.compare_at = 0.0
+        assert heart._judge() == ""
+        heart.answered = time.monotonic()
+    (line,) = told
+    assert "process 2 900 ms" in line
+    assert "median of 3 hosts 10 ms" in line

@@ -25,7 +25,7 @@ def test_hosts_that_are_alike_are_not_told_of(seconds):
 def test_slow_hosts_are_named_the_slowest_first():
     told = stragglers((0.1, 0.4, 0.1, 0.9), HOSTS, factor=2.0)
     assert told == (
-        "slow hosts, by time a step outside the devices: d 900 ms, b 400 ms; "
+        "slow hosts, by the time that a step waits for its data: d 900 ms, b 400 ms; "
         "median of 4 hosts 100 ms"
     )
 
