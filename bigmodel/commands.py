@@ -18,7 +18,7 @@ Values = Any  # absl's FlagValues: each flag's value is an attribute
 
 
 def train(values: Values, loaded: config.Loaded) -> int:
-    from bigmodel import compat
+    from bigmodel import checkpoint, compat
     from bigmodel.train import goodput, loop, rollcall, safety
 
     try:
@@ -26,7 +26,7 @@ def train(values: Values, loaded: config.Loaded) -> int:
     except safety.Stopped as stopped:
         print(f"bigmodel: {stopped}; the same command goes on from there", file=sys.stderr)
         return stopped.status
-    except (*safety.SHARED[1:], rollcall.AbsentError) as error:
+    except (*safety.SHARED[1:], checkpoint.SaveError, rollcall.AbsentError) as error:
         print(f"bigmodel: {error}", file=sys.stderr)
         return 1
     return 0

@@ -7,6 +7,7 @@ launch.json, which says where the job runs; `status`, `logs` and `stop` read it.
 import json
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import subprocess
@@ -247,6 +248,28 @@ def recorded(flags: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
+# A record may be a stranger's, and its texts become words of commands: what each may look like.
+WORDS = {
+    "id": r"[0-9]*|[a-z0-9]([-a-z0-9]*[a-z0-9])?",
+    "namespace": r"[a-z0-9]([-a-z0-9]*[a-z0-9])?",
+    "place": r"--(zone|project)=[a-z0-9]([-a-z0-9.:]*[a-z0-9])?",
+}
+
+
+def check_words(found: Mapping[str, Any], path: pathlib.Path) -> None:
+    """Raises ValueError where a record holds what no launch has written."""
+    for name, pattern in WORDS.items():
+        value = found.get(name)
+        words = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(isinstance(word, str) and re.fullmatch(pattern, word) for word in words):
+            raise ValueError(name)
+    for name in ("hosts", "slices"):
+        if not isinstance(found.get(name, 1), int):
+            raise ValueError(name)
+    if pathlib.Path(found["folder"]).resolve() != path.parent.resolve():
+        raise ValueError("folder")
+
+
 def read(path: pathlib.Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -254,8 +277,9 @@ def read(path: pathlib.Path) -> dict[str, Any]:
         missing = {"id", "state", "folder", "snapshot"} - set(found)
         if missing:
             raise KeyError(*sorted(missing))
+        check_words(found, path)
     except config.InputError:
         raise
     except (ValueError, KeyError, TypeError) as error:
-        raise config.InputError(f"{path}: is no record of a launch.") from error
+        raise config.InputError(f"{path}: is no record of a launch ({error}).") from error
     return found

@@ -56,7 +56,7 @@ def wait(what: str, *, seconds: float = WAIT_SECONDS) -> None:
 
 def from_process_0(number: int, what: str) -> int:
     """Process 0's number, on every process; `what` it decides, in words."""
-    return int(gathered(what, str(number) if jax.process_index() == 0 else "")[0])
+    return int(gathered(what, str(int(number)) if jax.process_index() == 0 else "")[0])
 
 
 def agreed(fault: str, what: str, *, seconds: float = WAIT_SECONDS) -> str:

@@ -82,7 +82,12 @@ class Checkpoints:
         return max(self.steps(), default=None)
 
     def due(self, step: int) -> bool:
-        """Whether to save at this step; to be asked at each one, by every process."""
+        """Whether to save at this step; to be asked at each one, by every process.
+
+        Raises what went wrong in the save before, if it has ended.
+        """
+        if self._saving is not None and self._saving.done():
+            self.wait()
         by_time = self._clock.due(step)
         return by_time or (self.every > 0 and step > 0 and step % self.every == 0)
 

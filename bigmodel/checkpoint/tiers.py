@@ -87,11 +87,14 @@ class Tiers:
         Waits for the local save before, whose failure on any process is raised on all.
         """
         self._check()
+        self._sought, self._found = False, None  # what was found is not the newest any more
         if self.local is not None and step == self._local_at:
             self._identify(create=True)
             self.local.save(step, tree, metadata)
         else:
             self.persistent.save(step, tree, metadata, metrics=metrics, wait=wait)
+            if wait:
+                agreement.wait(f"the save of step {step}")  # process 0 finishes it
 
     def metadata(self) -> dict[str, Any]:
         """What was given to `save`, of the newest checkpoint whose manifest can be read, or {}.
@@ -116,6 +119,7 @@ class Tiers:
     def wait(self) -> None:
         """Returns when all that was saved is on disk; raises what went wrong on the way."""
         self.persistent.wait()
+        agreement.wait("the last save")  # which process 0 finishes
         self._check()
 
     def find(self, abstract: Tree, *, warn: Callable[[str], None] = config.to_stderr) -> bool:
@@ -142,7 +146,8 @@ class Tiers:
                 return True
             self._found = None
             tell(f"the local checkpoint of step {step} is left aside: {fault}")
-        return self.persistent.latest() is not None
+        there = self.persistent.latest() is not None  # which may be known later elsewhere
+        return bool(agreement.from_process_0(there, "whether there is a checkpoint"))
 
     def restore(
         self, abstract: Tree, *, warn: Callable[[str], None] = config.to_stderr

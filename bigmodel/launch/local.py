@@ -4,6 +4,7 @@ A stand-in for a pod: each process is a host with its own devices, and all meet 
 No jax here: what watches must not hang with what it watches.
 """
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -129,6 +130,7 @@ class Supervisor:
         variables = {
             **os.environ,
             "PYTHONUNBUFFERED": "1",
+            "BIGMODEL_MEET_SECONDS": "50",  # they start together
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {count}".strip(),
             **self.variables,
@@ -259,8 +261,9 @@ def relay(process: subprocess.Popen[bytes], path: pathlib.Path) -> threading.Thr
             for line in printed:
                 log.write(line)
                 log.flush()
-                sys.stdout.write(line.decode(errors="replace"))
-                sys.stdout.flush()
+                with contextlib.suppress(BrokenPipeError):  # who reads it has left; the log stays
+                    sys.stdout.write(line.decode(errors="replace"))
+                    sys.stdout.flush()
 
     thread = threading.Thread(target=copy, daemon=True)
     thread.start()

@@ -83,8 +83,9 @@ class Ledger:
     def steps(self, first: int) -> Iterator[None]:
         """Around the loop over steps, which goes on from step `first`."""
         self.phase("other")
-        self.first = self.last = first
-        self.marks = [(first, 0.0)]
+        if not self.marks:  # a run that has gone back comes here again: those steps were lost
+            self.first = self.last = first
+            self.marks = [(first, 0.0)]
         with self.span("steps"):
             yield
 

@@ -5,6 +5,7 @@ them all and judges; the others read its verdict. Between processes nothing is w
 steps know nothing of it but one assignment.
 """
 
+import contextlib
 import faulthandler
 import math
 import os
@@ -103,6 +104,7 @@ class Heartbeat:
         self.waited = 0.0
         self.compared: dict[int, Beat] = {}  # when stragglers were last looked for
         self.compare_at = time.monotonic() + COMPARE_SECONDS
+        self.troubled: type[Exception] | None = None
         self.verdict = ""
         self.stop = threading.Event()
         self.client = compat.coordination()
@@ -130,6 +132,9 @@ class Heartbeat:
         self.stop.set()
         for thread in self.threads:
             thread.join(1.0)  # one may hang in a call of the service
+        if self.client is not None:  # who leaves is not silent
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                self.client.key_value_delete(f"{BEATS}{jax.process_index()}")
 
     def blame(self, error: BaseException) -> str:
         """What ends the job: this error, or that of another process whose end caused it.
@@ -164,7 +169,8 @@ class Heartbeat:
                     f"{BEATS}{me}", f"{count}|{phase}|{step}|{self.waited}", allow_overwrite=True
                 )
                 found = self._judge() if me == 0 else self._told()
-            except jax.errors.JaxRuntimeError:
+            except Exception as error:  # of the service, or of who is told: the watch goes on
+                self._trouble(error)
                 continue
             self.answered = time.monotonic()
             if found and not self.stop.is_set():
@@ -187,8 +193,11 @@ class Heartbeat:
         now = time.monotonic()
         if now - self.answered > self.silent / 2:  # this process itself was frozen, or the job
             self.beats.clear()
-        for key, text in self.client.key_value_dir_get(BEATS):
-            number = int(key.removeprefix(BEATS))
+        listed = {
+            int(key.removeprefix(BEATS)): text for key, text in self.client.key_value_dir_get(BEATS)
+        }
+        self.beats = {number: beat for number, beat in self.beats.items() if number in listed}
+        for number, text in listed.items():
             if number not in self.beats or self.beats[number].text != text:
                 self.beats[number] = Beat(text, now)
         silent = [n for n, beat in self.beats.items() if now - beat.changed > self.silent]
@@ -237,7 +246,12 @@ class Heartbeat:
                 self.answered = now
                 self.where = self.where._replace(since=now)
             last = now
-            if fault := self.beaten():
+            try:
+                fault = self.beaten()
+            except Exception as error:  # of a bucket that is away for a moment
+                self._trouble(error)
+                fault = ""
+            if fault:
                 self._say(FAULTS + str(jax.process_index()), fault)
                 self._end(fault)
             phase, step, since = self.where
@@ -245,11 +259,20 @@ class Heartbeat:
                 self.told_of = phase, step
                 self.show(self._slowness(now))
                 faulthandler.dump_traceback(file=sys.stderr)
+            if self.client is None and phase == "step" and 0 < self.stalled < now - since:
+                self._end(f"{self._slowness(now)}; nothing came of it for {self.stalled:.0f} s")
             if self.client is not None and now - self.answered > self.silent + 2 * self.every:
                 self._end(
                     f"{agreement.named([0])} does not answer for {now - self.answered:.0f} s: its "
                     f"host is gone or frozen"
                 )
+
+    def _trouble(self, error: Exception) -> None:
+        """Told once: it may pass."""
+        text = f"{type(error).__name__}: {error}".splitlines()[0]
+        if type(error) is not self.troubled and not isinstance(error, jax.errors.JaxRuntimeError):
+            self.troubled = type(error)
+            print(f"the watch over this run: {text}", file=sys.stderr)
 
     def limit(self, phase: str) -> float:
         """Seconds after which a step or a save takes far too long; nobody knows of the rest."""

@@ -21,7 +21,7 @@ WATCH_SECONDS = 25.0
 class Lock:
     """The right to write into a workdir, of process 0 of a run.
 
-    A run on this host is alive if its process is. One on another host shows it by counting: its
+    A run on this machine is alive if its process is. One on another shows it by counting: its
     file is watched for a while, so that no clock of another host is believed.
 
     A folder that was made for it is removed with it if nothing else came into it.
@@ -63,7 +63,7 @@ class Lock:
             where = f"process {other['pid']} on {other['host']}"
             return f"{self.path.parent}: another run has begun in it meanwhile, {where}"
         # A disk that is full or away for a moment is for the checkpoints to tell.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(Exception):
             self.write()
         return ""
 
@@ -79,13 +79,14 @@ class Lock:
     def read(self) -> dict[str, Any]:
         try:
             return json.loads(self.path.read_text())
-        except (OSError, ValueError):  # none, or one that is being written
+        except Exception:  # none, one that is being written, or a bucket that is away
             return {}
 
     def write(self) -> None:
         self.count += 1
         pid = os.getpid()
         about = {"id": self.id, "host": socket.gethostname(), "pid": pid, "began": began(pid)}
+        about["machine"] = machine()
         self.path.write_text(json.dumps({**about, "count": self.count}) + "\n")
         self.written = time.monotonic()
 
@@ -97,7 +98,7 @@ def is_alive(
     seconds: float,
 ) -> bool:
     """Whether the run that wrote a file still runs."""
-    if before["host"] == socket.gethostname():
+    if machine() and before["machine"] == machine():
         return began(before["pid"]) == before["began"] != ""
     show(f"a run on {before['host']} may be live in this workdir: watching it for {seconds:.0f} s")
     end = time.monotonic() + seconds
@@ -109,6 +110,15 @@ def is_alive(
         if (now["id"], now["count"]) != (before["id"], before["count"]):
             return True
     return False
+
+
+def machine() -> str:
+    """This start of this machine and its space of process numbers, or "" if that is not known."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return f"{file.read().strip()} {os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return ""
 
 
 def began(pid: int) -> str:

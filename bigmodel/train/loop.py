@@ -130,6 +130,7 @@ def run(
         meter.Trace(job.folder / "profile", profile.start, profile.steps) as trace,
         job.ledger.steps(start),
     ):
+        job.heart.at("step", start)
         for at, batch in batches:
             step = void.pass_over if batch is None else job.step.run
             if job.replay and batch:

@@ -42,15 +42,17 @@ def check(folder: epath.Path) -> list[str]:
         probe.write_text(str(jax.process_index()))
     except OSError as error:
         fault = f"cannot write into the workdir {folder}: {error.strerror or error}"
-    agreement.wait("the preflight to begin", seconds=SECONDS)
-    clock = time.time()  # of all processes at about the same moment
-    own = about() | {"clock": clock, "fault": fault, "probe": "" if fault else probe.name}
-    said = agreement.gathered("the preflight's facts", json.dumps(own), seconds=SECONDS)
-    hosts = [json.loads(text) for text in said]
-    unseen = "" if any(host["fault"] for host in hosts) else not_seen(folder, hosts)
-    faults = agreement.gathered("the preflight's verdict", unseen, seconds=SECONDS)
-    if not fault:
-        probe.unlink(missing_ok=True)
+    own = about() | {"fault": fault, "probe": "" if fault else probe.name}
+    try:
+        agreement.wait("the preflight to begin", seconds=SECONDS)
+        own["clock"] = time.time()  # of all processes at about the same moment
+        said = agreement.gathered("the preflight's facts", json.dumps(own), seconds=SECONDS)
+        hosts = [json.loads(text) for text in said]
+        unseen = "" if any(host["fault"] for host in hosts) else not_seen(folder, hosts)
+        faults = agreement.gathered("the preflight's verdict", unseen, seconds=SECONDS)
+    finally:
+        if not fault:
+            probe.unlink(missing_ok=True)
     wrong = [*refusals(hosts), *filter(None, faults)]
     if wrong:
         raise config.InputError(wrong[0])
@@ -74,7 +76,8 @@ def not_seen(folder: epath.Path, hosts: list[dict[str, Any]]) -> str:
     end = time.monotonic() + 10.0
     absent: list[int] = []
     while True:
-        absent = [n for n, host in enumerate(hosts) if not (folder / host["probe"]).exists()]
+        seen = {path.name for path in folder.iterdir()}
+        absent = [number for number, host in enumerate(hosts) if host["probe"] not in seen]
         if not absent or time.monotonic() > end:
             break
         time.sleep(0.2)

@@ -7,6 +7,7 @@ from etils import epath
 
 from bigmodel import checkpoint, config, scoring
 from bigmodel import recipe as recipes
+from bigmodel.data import pipeline
 from bigmodel.train import (
     compiled,
     goodput,
@@ -56,12 +57,16 @@ def prepare(
         lambda: recipes.prepare_data(recipe.loaded, recipes.preparing(show)), "the data's cache"
     )
     heart.at("compile")
-    batches = recipes.train_batches(recipe)
-    evaluations = recipes.evaluations(recipe)
-    for evaluation in evaluations.values():
-        scoring.check_rows(recipe, evaluation)
-    facts["rows"] = batches.rows.fingerprint
-    workdir.check_resume(before, facts, str(folder), unsaid)
+
+    def open_rows() -> tuple[pipeline.Batches, dict[str, recipes.Evaluation]]:
+        batches, evaluations = recipes.train_batches(recipe), recipes.evaluations(recipe)
+        for evaluation in evaluations.values():
+            scoring.check_rows(recipe, evaluation)
+        facts["rows"] = batches.rows.fingerprint
+        workdir.check_resume(before, facts, str(folder), unsaid)
+        return batches, evaluations
+
+    batches, evaluations = processes.together(open_rows, "the data's rows")
 
     ledger.keep(folder, jax.process_index())  # nothing is refused any more
     left_out = void.Void(folder, before.get("void", ()))

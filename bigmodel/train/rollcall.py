@@ -6,14 +6,18 @@ the port that jax's service takes right after it, so no other port needs to be o
 """
 
 import json
+import queue
 import socket
+import sys
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from bigmodel import config
 
-LINE_BYTES = 65536
+TELL_SECONDS = 50.0  # after which it is told who is missing; the wait may go on
+LINE_BYTES = 2**24
 
 
 class AbsentError(RuntimeError):
@@ -61,28 +65,67 @@ def meet(place: Place, about: Mapping[str, Any], *, seconds: float) -> list[str]
 
 def receive(port: int, own: dict, place: Place, seconds: float) -> dict[str, Any]:
     """Process 0's part: waits for all, and tells each what came of it."""
-    end = time.monotonic() + seconds
+    end, tell_at = time.monotonic() + seconds, time.monotonic() + TELL_SECONDS
     present = {0: own}
-    waiting: list[socket.socket] = []
     lines: dict[int, socket.socket] = {}
+    opened: list[socket.socket] = []
+    heard: queue.Queue[tuple[socket.socket, dict]] = queue.Queue()
     with listening(port, place) as server:
+        listen = threading.Thread(target=hear, args=(server, opened, heard, end), daemon=True)
+        listen.start()
         try:
-            while len(present) < place.processes and (left := end - time.monotonic()) > 0:
-                server.settimeout(left)
+            while len(present) < place.processes and time.monotonic() < end:
+                if time.monotonic() > tell_at:
+                    tell_at = end
+                    print(absence(present, place, TELL_SECONDS), file=sys.stderr, flush=True)
                 try:
-                    other, _ = server.accept()
-                except TimeoutError:
-                    break
-                waiting.append(other)
-                if said := read(other, 5.0):
-                    number = said["process"]
-                    if number in present and (not number or is_open(lines[number])):
-                        return tell(waiting, {"refused": twice(present, said, place)})
-                    present[number], lines[number] = said, other
-            return tell(waiting, verdict(present, place, seconds))
+                    other, said = heard.get(timeout=0.1)
+                except queue.Empty:
+                    continue
+                number = said["process"]
+                if number >= place.processes or (
+                    number in present and (not number or is_open(lines[number]))
+                ):
+                    return tell([*lines.values(), other], {"absent": twice(present, said, place)})
+                present[number], lines[number] = said, other
+            return tell(list(lines.values()), verdict(present, place, seconds))
         finally:
-            for other in waiting:
-                other.close()
+            server.close()
+            listen.join(1.0)
+            for line in opened:
+                line.close()
+
+
+def hear(
+    server: socket.socket, opened: list[socket.socket], heard: queue.Queue, end: float
+) -> None:
+    """Hands on what those say that come, each heard by a thread of its own."""
+
+    def one(other: socket.socket) -> None:
+        said = read(other, 5.0)
+        if is_greeting(said):  # and no probe of the port
+            heard.put((other, said))
+
+    while time.monotonic() < end:
+        try:
+            server.settimeout(0.2)
+            other, _ = server.accept()
+        except TimeoutError:
+            continue
+        except OSError:  # all have come
+            return
+        opened.append(other)
+        threading.Thread(target=one, args=(other,), daemon=True).start()
+
+
+def is_greeting(said: Mapping[str, Any]) -> bool:
+    """Whether it is what `report` sends: anybody may speak to an open port."""
+    return (
+        isinstance(number := said.get("process"), int)
+        and number >= 0
+        and isinstance(said.get("host"), str)
+        and isinstance(said.get("about"), dict)
+    )
 
 
 def listening(port: int, place: Place) -> socket.socket:
@@ -105,18 +148,23 @@ def listening(port: int, place: Place) -> socket.socket:
 
 def verdict(present: Mapping[int, dict], place: Place, seconds: float) -> dict[str, Any]:
     """What all are told: the hosts, or who is missing, or who is of another kind."""
-    late = [number for number in range(place.processes) if number not in present]
-    if late:
-        here = ", ".join(f"{number} ({present[number]['host']})" for number in sorted(present)[:8])
-        missing = ", ".join(map(str, late[:8])) + (f" and {len(late) - 8} more" * (len(late) > 8))
-        return {
-            "absent": f"of {place.processes} processes {len(late)} did not come to {place.address} "
-            f"within {seconds:.0f} s: missing {missing}; here are {here}. Start the same command "
-            f"on every host."
-        }
+    if len(present) < place.processes:
+        return {"absent": absence(present, place, seconds)}
     if odd := differences(present):
         return {"refused": odd}
     return {"hosts": [present[number]["host"] for number in range(place.processes)]}
+
+
+def absence(present: Mapping[int, dict], place: Place, seconds: float) -> str:
+    """Who is missing, in words."""
+    late = [number for number in range(place.processes) if number not in present]
+    here = ", ".join(f"{number} ({present[number]['host']})" for number in sorted(present)[:8])
+    missing = ", ".join(map(str, late[:8])) + (f" and {len(late) - 8} more" * (len(late) > 8))
+    return (
+        f"of {place.processes} processes {len(late)} did not come to {place.address} within "
+        f"{seconds:.0f} s: missing {missing}; here are {here}. Start the same command on every "
+        f"host."
+    )
 
 
 def differences(present: Mapping[int, dict]) -> str:
@@ -149,6 +197,11 @@ def is_open(line: socket.socket) -> bool:
 
 def twice(present: Mapping[int, dict], said: dict, place: Place) -> str:
     number = said["process"]
+    if number not in present:
+        return (
+            f"a process on {said['host']} says that it is number {number}, and there are "
+            f"{place.processes}, from 0 on. All must be told the same number of processes."
+        )
     return (
         f"two processes say that they are number {number} of {place.processes}: on "
         f"{present[number]['host']} and on {said['host']}. Each host's number must be its own."
@@ -167,29 +220,44 @@ def tell(others: list[socket.socket], answer: dict[str, Any]) -> dict[str, Any]:
 def report(address: tuple[str, int], own: dict, place: Place, seconds: float) -> dict[str, Any]:
     """Another process's part: says that it is there, and waits for the answer."""
     end = time.monotonic() + seconds + 5.0  # process 0 began to wait later, or knows more
-    fault = "no answer"
+    tell_at = time.monotonic() + TELL_SECONDS
+    fault, connected = "no answer", False
+
+    def alone() -> str:
+        return (
+            f"process {place.process} ({socket.gethostname()}) of {place.processes} found no "
+            f"process 0 at {place.address} within {seconds:.0f} s ({fault}). Start the same "
+            f"command on every host, and see that they reach each other at that port."
+        )
+
     while (left := end - time.monotonic()) > 0:
+        if not connected and time.monotonic() > tell_at:
+            tell_at = end
+            print(f"waiting on: {alone()}", file=sys.stderr, flush=True)
         try:
             with socket.create_connection(address, timeout=min(left, 5.0)) as server:
                 server.sendall(json.dumps(own).encode() + b"\n")
+                connected = True
                 if answer := read(server, left):
                     return answer
         except OSError as error:
             fault = error.strerror or str(error)
+        connected = False
         time.sleep(0.2)
-    return {
-        "absent": f"process {place.process} ({socket.gethostname()}) of {place.processes} found no "
-        f"process 0 at {place.address} within {seconds:.0f} s ({fault}). Start the same command on "
-        f"every host, and see that they reach each other at that port."
-    }
+    return {"absent": alone()}
 
 
 def read(connection: socket.socket, seconds: float) -> dict[str, Any]:
     """One line of JSON, or {}."""
-    connection.settimeout(max(seconds, 0.1))
+    end, line = time.monotonic() + max(seconds, 0.1), b""
     try:
-        with connection.makefile("rb") as file:
-            said = json.loads(file.readline(LINE_BYTES) or b"{}")
+        while not line.endswith(b"\n") and len(line) < LINE_BYTES:
+            connection.settimeout(max(end - time.monotonic(), 0.001))
+            part = connection.recv(65536)
+            if not part:
+                break
+            line += part
+        said = json.loads(line)
     except (OSError, ValueError):
         return {}
     return said if isinstance(said, dict) else {}

@@ -108,6 +108,7 @@ def pass_over(state: states.TrainState, batch: Any) -> tuple[states.TrainState, 
 
 def roll_back(job: Any, bad: RollBack) -> states.TrainState:
     """Makes a step's batch void, and gives the state before it that a checkpoint holds."""
+    job.heart.at("restore")
     back_to = newest(job.checkpoints) or 0
     job.void.add(bad, back_to, job.recipe.config.rollbacks)
     job.facts["void"] = job.void.batches

@@ -15,7 +15,7 @@ import zlib
 
 from bigmodel import __main__, compat
 from bigmodel.data import pipeline
-from bigmodel.train import heartbeat, preflight, processes, workdir
+from bigmodel.train import heartbeat, preflight, workdir
 
 FAULT: dict = json.loads(os.environ["FAULT"])
 MARK = pathlib.Path(FAULT["mark"])
@@ -72,8 +72,8 @@ def at_step():
     """Lets the fault happen after a step."""
     plain = heartbeat.Heartbeat.at
 
-    def at(self, phase, step=None):
-        plain(self, phase, step)
+    def at(self, phase, step=None, waited=None):
+        plain(self, phase, step, waited)
         if phase == "step" and step == FAULT["step"] and once():
             AT_STEP[FAULT["what"]]()
 
@@ -124,7 +124,7 @@ def told_samples(log):
 if __name__ == "__main__":
     if "SAMPLES" in os.environ:
         told_samples(os.environ["SAMPLES"])
-    processes.MEET_SECONDS = 12.0
+    os.environ["BIGMODEL_MEET_SECONDS"] = "12"
     if int(os.environ["BIGMODEL_PROCESS"]) == FAULT["process"]:
         if FAULT["what"] in AT_STEP:
             at_step()

@@ -236,3 +236,24 @@ def test_devices_without_a_known_limit_are_not_planned(cluster, monkeypatch):
     monkeypatch.setattr(bigmodel.plan, "plan", None)
     assert run(f"{SLURM} --topology=cpu:2 --slices=2") == 0
     assert run(f"{SLURM.replace('=run', '=other')} --hosts=2 --devices_per_host=4") == 0
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        {"id": "--kubeconfig=/tmp/k"},
+        {"namespace": "-x"},
+        {"place": ["--ssh-flag=-oProxyCommand=touch /tmp/x"]},
+        {"hosts": "2; touch x"},
+        {"folder": "/etc"},
+    ],
+    ids=lambda planted: next(iter(planted)),
+)
+def test_a_record_that_no_launch_has_written_becomes_no_command(tmp_path, planted):
+    facts = {"kind": "gke", "id": "a", "state": "submitted", "snapshot": "s", "hosts": 2}
+    path = tmp_path / launching.RECORD
+    launching.keep(tmp_path, facts | {"folder": str(tmp_path)})
+    assert launching.read(path)["id"] == "a"
+    launching.keep(tmp_path, facts | {"folder": str(tmp_path)} | planted)
+    with pytest.raises(launching.config.InputError, match="is no record of a launch"):
+        launching.read(path)

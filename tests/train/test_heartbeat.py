@@ -17,6 +17,9 @@ class Table:
     def key_value_set(self, key, text, allow_overwrite=False):
         self.texts[key] = text
 
+    def key_value_delete(self, key):
+        self.texts.pop(key, None)
+
     def key_value_dir_get(self, place):
         return [(key, text) for key, text in self.texts.items() if key.startswith(place)]
 

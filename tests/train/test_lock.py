@@ -43,7 +43,7 @@ def test_a_run_of_this_host_that_has_ended_is_no_hindrance(folder, changed):
 
 
 def test_a_run_of_another_host_is_watched_and_counts_if_it_lives(folder):
-    path = written(folder, host="elsewhere")
+    path = written(folder, host="elsewhere", machine="x")
     told = []
     lock.Lock(folder).take(told.append, seconds=0.3)  # nothing moves
     assert "elsewhere" in told[0]
@@ -59,7 +59,9 @@ def test_a_run_of_another_host_is_watched_and_counts_if_it_lives(folder):
 
 def written_by_another(folder):
     path = folder / lock.NAME
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"host": "elsewhere", "id": "x"}))
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"host": "elsewhere", "machine": "x", "id": "x"})
+    )
     return path
 
 

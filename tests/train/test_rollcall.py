@@ -91,7 +91,27 @@ def test_a_port_that_is_taken_is_named():
             rollcall.meet(place, {}, seconds=1.0)
 
 
-def test_what_is_no_greeting_is_passed_over():
+@pytest.mark.parametrize(
+    "said",
+    [b"", b"GET / HTTP/1.1\n", b"{}\n", b'{"a": 1}\n', b'{"process": "1", "host": 2}\n', b"[1]\n"],
+)
+def test_what_is_no_greeting_is_passed_over(said):
     address = ("127.0.0.1", port())
-    place = rollcall.Place(f"{address[0]}:{address[1]}", 1, 0)
-    assert rollcall.meet(place, {}, seconds=1.0) == [socket.gethostname()]
+    place = rollcall.Place(f"{address[0]}:{address[1]}", 2, 0)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        first = pool.submit(rollcall.meet, place, {}, seconds=9.0)
+        other = socket.socket()
+        while other.connect_ex(address):
+            other.close()
+            time.sleep(0.02)
+            other = socket.socket()
+        other.sendall(said)  # and holds the line
+        pool.submit(rollcall.meet, place._replace(process=1), {}, seconds=9.0)
+        assert first.result() == [socket.gethostname()] * 2
+        other.close()
+
+
+def test_who_is_missing_is_told_while_the_others_wait_on(monkeypatch, capfd):
+    monkeypatch.setattr(rollcall, "TELL_SECONDS", 0.3)
+    call([0], 2, seconds=1.0)
+    assert "of 2 processes 1 did not come" in capfd.readouterr().err

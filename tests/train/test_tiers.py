@@ -10,6 +10,8 @@ from tests.train import test_processes
 
 STEPS = 30
 
+pytestmark = pytest.mark.faults  # for their time
+
 
 def start(folder):
     flags = {"steps": STEPS, "checkpoint.every": 10, "checkpoint.local": folder / "local"}
