@@ -208,7 +208,9 @@ def judge(order: Sequence[tuple[int, int]], tails: Sequence[str]) -> Ended:
     if not bad:
         return Ended(0, "")
     host, status = min(bad, key=lambda end: rank(end[1]))  # the earliest of the lowest rank
-    said = last_words(tails[host])
+    others = [own_words(tails[other]) for other, end in bad if end == statuses.OF_OTHERS]
+    # Its log may end in the middle of a word, on a full disk; the others were told.
+    said = own_words(tails[host]) or next(filter(None, others), "") or last_words(tails[host])
     if status == statuses.REFUSED:
         return Ended(statuses.REFUSED, said or f"host {host} refused its input")
     if status in (statuses.TERMINATED, statuses.INTERRUPTED):
@@ -236,12 +238,15 @@ def rank(status: int) -> int:
 WORDS = 600  # characters of a cause
 
 
+def own_words(text: str) -> str:
+    """What the process itself says of its end, or ""."""
+    own = [line for line in text.splitlines() if line.startswith("bigmodel: ")]
+    return own[-1].removeprefix("bigmodel: ").removeprefix("the job ends: ")[:WORDS] if own else ""
+
+
 def last_words(text: str) -> str:
-    """The line of a log that says why the process ended."""
+    """The last line of a log."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    own = [line for line in lines if line.startswith("bigmodel: ")]
-    if own:
-        return own[-1].removeprefix("bigmodel: ").removeprefix("the job ends: ")[:WORDS]
     return lines[-1][:WORDS] if lines and not lines[-1].startswith("---") else ""
 
 

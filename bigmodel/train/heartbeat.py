@@ -91,11 +91,11 @@ class Heartbeat:
         factor: float = 10.0,
         show: Callable[[str], None] = print,
         beaten: Callable[[], str] = lambda: "",
-        end: Callable[[int], None] = os._exit,
+        end: Callable[[int], None] | None = None,
     ):
         self.every = every or min(5.0, silent / 6)
         self.silent, self.stalled, self.factor = silent, stalled, factor
-        self.show, self.beaten, self.end = show, beaten, end
+        self.show, self.beaten, self.end = show, beaten, end or end_now
         self.where = At("start", 0, time.monotonic())
         self.durations: deque[float] = deque(maxlen=64)
         self.beats: dict[int, Beat] = {}
@@ -298,13 +298,20 @@ class Heartbeat:
 
     def _end(self, why: str) -> None:
         """The end of this process, whatever its main thread waits for."""
-        print(f"bigmodel: the job ends: {why}", file=sys.stderr)
-        faulthandler.dump_traceback(file=sys.stderr)
+        with contextlib.suppress(Exception):  # the disk of the log may be full
+            print(f"bigmodel: the job ends: {why}", file=sys.stderr)
+            faulthandler.dump_traceback(file=sys.stderr)
         if jax.process_index() == 0:
             time.sleep(2 * self.every)  # the service ends with this process: the others read first
-        sys.stdout.flush()
-        sys.stderr.flush()
         self.end(statuses.OF_OTHERS)
+
+
+def end_now(status: int) -> None:
+    """Ends this process, whatever its threads wait for."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(status)
 
 
 def is_of_others(error: BaseException) -> bool:

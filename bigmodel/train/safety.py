@@ -1,7 +1,6 @@
 """What stands around a run: the lock on its workdir, the preflight, the watch over its hosts."""
 
 import contextlib
-import os
 import sys
 import time
 import traceback
@@ -73,13 +72,12 @@ def watched(
 def leave(heart: heartbeat.Heartbeat, error: Exception) -> None:
     """Ends this process for an error that the others do not have, and says whose fault it is."""
     of_others = heartbeat.is_of_others(error)
-    if not of_others:
-        traceback.print_exception(error)
-    why = heart.blame(error)
+    why = heart.blame(error)  # the others are told first: a full disk may take no more lines
     heart.stop.set()
-    print(f"bigmodel: the job ends: {why}", file=sys.stderr)
+    with contextlib.suppress(Exception):
+        if not of_others:
+            traceback.print_exception(error)
+        print(f"bigmodel: the job ends: {why}", file=sys.stderr)
     if jax.process_index() == 0 and not of_others:
         time.sleep(2 * heart.every)  # jax's service ends with this process: the others read first
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(statuses.OF_OTHERS if of_others else statuses.FAILED)
+    heartbeat.end_now(statuses.OF_OTHERS if of_others else statuses.FAILED)

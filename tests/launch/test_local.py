@@ -29,6 +29,7 @@ SAID = "step 1\nbigmodel: the job ends: process 1 (b) is silent for 31 s\n  File
             1,
             "process 1 (b) is silent",
         ),
+        ([(1, 1), (0, LOST)], [SAID, "E: no roo"], 1, "host 1 failed: process 1 (b) is silent"),
         ([(1, 2), (0, 2)], ["bigmodel: a is 3", "bigmodel: a is 3"], 2, "a is 3"),
         (
             [(1, 143), (0, 143)],
