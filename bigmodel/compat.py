@@ -3,11 +3,12 @@
 import contextlib
 import ctypes
 import glob
+import importlib.metadata
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 # Parameters of glibc's mallopt(3).
@@ -161,6 +162,15 @@ def assumed_cudnn(version: int) -> Iterator[None]:
         yield
     finally:
         library.check_cudnn_version = asked
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Package -> version, of those that are installed."""
+    found = {}
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
 
 
 def coordination() -> Any:

@@ -5,7 +5,6 @@ compiler begins and `error.json` where something fails; who started it reads wha
 written, and may end it as soon as that is there.
 """
 
-import importlib.metadata
 import json
 import os
 import pathlib
@@ -120,13 +119,9 @@ def slice_of(device: Any, platform: str) -> int:
 
 
 def versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    from bigmodel import compat
+
+    return compat.versions(PACKAGES)
 
 
 def write(folder: pathlib.Path, name: str, value: Any) -> None:

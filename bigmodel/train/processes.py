@@ -15,7 +15,7 @@ import jax
 import bigmodel
 from bigmodel import compat, config
 from bigmodel.checkpoint import agreement
-from bigmodel.train import rollcall, workdir
+from bigmodel.train import rollcall, saved, workdir
 
 
 def join(loaded: config.Loaded | Any = None) -> None:
@@ -84,11 +84,8 @@ def find_place() -> rollcall.Place | None:
 
 def identity(loaded: config.Loaded | Any) -> dict[str, str]:
     """What must be the same on all processes of a job, by name."""
-    code = hashlib.sha256()
-    package = pathlib.Path(bigmodel.__file__).parent
-    for path in sorted(package.rglob("*.py")):
-        code.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
-    about = {"bigmodel's code": code.hexdigest()[:12]}
+    code = saved.code(pathlib.Path(bigmodel.__file__).parent)
+    about = {"bigmodel's code": code[:12]}
     about |= {f"{name}'s version": version for name, version in workdir.versions().items()}
     if loaded is not None:
         values = getattr(loaded, "config", loaded)

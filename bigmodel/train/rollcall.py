@@ -74,13 +74,15 @@ def receive(port: int, own: dict, place: Place, seconds: float) -> dict[str, Any
         listen = threading.Thread(target=hear, args=(server, opened, heard, end), daemon=True)
         listen.start()
         try:
-            while len(present) < place.processes and time.monotonic() < end:
+            while not complete(present, lines, place) and time.monotonic() < end:
                 if time.monotonic() > tell_at:
                     tell_at = end
                     print(absence(present, place, TELL_SECONDS), file=sys.stderr, flush=True)
                 try:
                     other, said = heard.get(timeout=0.1)
                 except queue.Empty:
+                    continue
+                if not is_open(other):  # it has gone again
                     continue
                 number = said["process"]
                 if number >= place.processes or (
@@ -184,6 +186,15 @@ def differences(present: Mapping[int, dict]) -> str:
     return ""
 
 
+def complete(present: dict[int, dict], lines: dict[int, socket.socket], place: Place) -> bool:
+    """Whether all are there; who has gone again, before all had come, is not."""
+    if len(present) < place.processes:
+        return False
+    for number in [number for number, line in lines.items() if not is_open(line)]:
+        del present[number], lines[number]
+    return len(present) == place.processes
+
+
 def is_open(line: socket.socket) -> bool:
     """Whether who is at the other end still waits; one that was started again does not."""
     line.settimeout(0.0)
@@ -210,6 +221,7 @@ def twice(present: Mapping[int, dict], said: dict, place: Place) -> str:
 
 def tell(others: list[socket.socket], answer: dict[str, Any]) -> dict[str, Any]:
     for other in others:
+        other.settimeout(5.0)
         try:
             other.sendall(json.dumps(answer).encode() + b"\n")
         except OSError:  # it has gone: whoever meets jax's service without it will say so

@@ -7,7 +7,6 @@ the user's own cache, never in a workdir, and read only if nobody else can write
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import os
 import pathlib
@@ -21,7 +20,7 @@ import jax
 import jax.monitoring
 
 import bigmodel
-from bigmodel import config
+from bigmodel import compat, config
 from bigmodel import recipe as recipes
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "libtpu", "jax-cuda12-plugin", "qwix")
@@ -161,17 +160,13 @@ def place(
 
 def shaping(recipe: recipes.Recipe) -> list[Any]:
     """All that shapes a program but its arrays."""
-    versions = {}
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
     devices = list(recipe.mesh.devices.flat)
     flags = {name: x for name, x in jax.config.values.items() if "cache" not in name}
     return [
         code(pathlib.Path(bigmodel.__file__).parent),
         config.plain(recipe.config),
         recipe.loaded.text,
-        versions,
+        compat.versions(PACKAGES),
         sys.version,
         {name: os.environ.get(name) for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")},
         flags,

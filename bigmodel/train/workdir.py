@@ -1,7 +1,6 @@
 """What a workdir holds beside checkpoints and metrics: the config, and what made the run."""
 
 import dataclasses
-import importlib.metadata
 import json
 import os
 import pathlib
@@ -15,7 +14,7 @@ import jax
 from etils import epath
 
 import bigmodel
-from bigmodel import config
+from bigmodel import compat, config
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "libtpu")
 # A line before the stored file's text that says how it was called.
@@ -105,13 +104,7 @@ def provenance(mesh: jax.sharding.Mesh) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Package -> version, of those that are installed."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return compat.versions(PACKAGES)
 
 
 def revision() -> str:
