@@ -14,7 +14,12 @@ def request(where="cpu:8", changes=None, **options):
     return planning.make_request(loaded, where, **options)
 
 
-META = """echo '{"mesh": {}}' > $F/meta.json"""
+def json_file(name, value):
+    """Written as the child itself does: whole or not there."""
+    return f"""echo '{json.dumps(value)}' > $F/waiting; mv $F/waiting $F/{name}.json"""
+
+
+META = json_file("meta", {"mesh": {}})
 WRITTEN = f"""{META}
 echo 'ENTRY %main () -> f32[] {{' > $F/m.after_optimizations_after_buffer_assignment.txt
 echo '}}' >> $F/m.after_optimizations_after_buffer_assignment.txt
@@ -24,7 +29,7 @@ echo 'Memory Space HBM' > $F/m-memory-usage-report.txt
 
 
 def error(kind, text):
-    return f"""echo '{json.dumps(dict(kind=kind, text=text))}' > $F/error.json"""
+    return json_file("error", {"kind": kind, "text": text})
 
 
 OVERFULL = "RESOURCE_EXHAUSTED: E1000: Ran out of memory on HBM. Used 9G of 8G.\\nSee https://x"

@@ -194,7 +194,7 @@ def test_other_arrays_data_flags_and_code_do_not(recipe, abstract, monkeypatch, 
         patch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
         names.append(name(recipe, abstract))
     with monkeypatch.context() as patch:
-        patch.setattr(saved.importlib.metadata, "version", lambda package: "0.0")
+        patch.setattr(saved.compat, "versions", lambda packages: dict.fromkeys(packages, "0.0"))
         names.append(name(recipe, abstract))
     with monkeypatch.context() as patch:
         patch.setattr(saved, "code", lambda folder: "other")
