@@ -67,7 +67,8 @@ test-parity: install
 
 # Everything that can happen to a job of several hosts, with real processes.
 test-faults: install
-	$(BIN)/python -m pytest -m "faults or not faults" tests/faults tests/train/test_tiers.py
+	$(BIN)/python -m pytest -m "faults or not faults" tests/faults \
+		tests/train/test_tiers.py tests/train/test_numbers.py
 
 # Hosts killed 200 times at random moments; an hour and more.
 soak: install

@@ -203,6 +203,19 @@ def _expand(pattern: str, suffix: str) -> list[str]:
     return sorted(str(p) for p in found if p.is_file())
 
 
+def absent(source: str) -> str:
+    """The file or folder of a source, "KIND:PATTERN", that is not there, or "".
+
+    It is a quick look: of a pattern at the folder before its first wildcard alone.
+    """
+    kind, _, where = source.partition(":")
+    if kind == "tfds":
+        return ""
+    patterns = where.split(",") if kind == "lines" else [where]
+    roots = [_root(pattern) for pattern in patterns if pattern]
+    return next((root for root in roots if not epath.Path(root).exists()), "")
+
+
 def _below(folder: epath.Path, endings: tuple[str, ...]) -> Iterator[str]:
     """Files in a folder and all folders in it."""
     for path in folder.iterdir():

@@ -13,6 +13,7 @@ from typing import Any
 
 from bigmodel import config, costs
 from bigmodel.launch import job as jobs
+from bigmodel.launch import statuses
 from bigmodel.launch.job import Job
 from bigmodel.launch.snapshot import Snapshot
 
@@ -51,7 +52,9 @@ def manifest(job: Job, snapshot: Snapshot) -> dict[str, Any]:
     """The JobSet.
 
     Every slice is a Job, with a pod a host. A pod that fails fails its Job, and that restarts all
-    Jobs; status 2, a refused input, ends them (jobset.sigs.k8s.io/docs/tasks/failure_policy).
+    Jobs; status 2, a refused input, ends them. A preemption, which the pods survive with status
+    143 or are told of by a condition, restarts them as often as it comes
+    (jobset.sigs.k8s.io/docs/tasks/failure_policy).
 
     Raises:
         InputError: devices that GKE does not have, or a job without an image.
@@ -78,7 +81,12 @@ def manifest(job: Job, snapshot: Snapshot) -> dict[str, Any]:
         "backoffLimit": 0,
         "podFailurePolicy": {
             "rules": [
-                {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [2]}},
+                fail_job([statuses.REFUSED]),
+                fail_job([statuses.TERMINATED]),
+                {
+                    "action": "FailJob",
+                    "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+                },
             ]
         },
         "template": {
@@ -106,7 +114,14 @@ def manifest(job: Job, snapshot: Snapshot) -> dict[str, Any]:
                         "name": "refused",
                         "action": "FailJobSet",
                         "onJobFailureReasons": ["PodFailurePolicy"],
-                    }
+                        # "Container ... failed with exit code 2 matching FailJob rule at index 0"
+                        "onJobFailureMessagePatterns": [f"exit code {statuses.REFUSED} matching"],
+                    },
+                    {
+                        "name": "preempted",
+                        "action": "RestartJobSetAndIgnoreMaxRestarts",
+                        "onJobFailureReasons": ["PodFailurePolicy"],
+                    },
                 ],
             },
             "replicatedJobs": [
@@ -114,6 +129,10 @@ def manifest(job: Job, snapshot: Snapshot) -> dict[str, Any]:
             ],
         },
     }
+
+
+def fail_job(codes: list[int]) -> dict[str, Any]:
+    return {"action": "FailJob", "onExitCodes": {"operator": "In", "values": codes}}
 
 
 def pod(job: Job, snapshot: Snapshot, hosts: int) -> dict[str, Any]:

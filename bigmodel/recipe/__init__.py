@@ -2,6 +2,7 @@
 
 from bigmodel.recipe.build import Recipe, make, resolve, unsaid
 from bigmodel.recipe.defaults import default_config
+from bigmodel.recipe.entries import sources
 from bigmodel.recipe.rows import (
     Evaluation,
     Progress,
@@ -41,6 +42,7 @@ __all__ = [
     "prepare_data",
     "preparing",
     "resolve",
+    "sources",
     "tokenizer_fingerprint",
     "train_batches",
     "train_tokenizer",

@@ -76,7 +76,8 @@ def default_config(
             "local_every": 100,  # steps between checkpoints there
             "local_keep": 2,
         },
-        # stalled_seconds: after which a step that does not end ends the job; 0: never
+        # stalled_seconds: after which a step that does not end ends the job, and ten times as many
+        # for evaluations, saves and compilations; 0: never
         "watch": {"silent_seconds": 30.0, "stalled_seconds": 600.0},
         "evals": {},  # name -> fields of entries.EVAL_FIELDS
         "log": {"every": 10, "tensorboard": True, "wandb": ""},  # wandb: name of the project

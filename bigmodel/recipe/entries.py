@@ -58,6 +58,14 @@ def evaluation(name: str, entry: Any) -> dict[str, Any]:
     return fields
 
 
+def sources(values: Any) -> list[str]:
+    """Names of all sources that a config reads, each once."""
+    data = values.data
+    mixed = mixture(data.mixture) if "mixture" in data else {}
+    asked = [evaluation(name, entry)["source"] for name, entry in values.evals.items()]
+    return [name for name in dict.fromkeys([*(mixed or [data.source]), *asked]) if name]
+
+
 def compiler(entries: Mapping[str, Any]) -> None:
     """Checks XLA's options, name -> value; whether it knows their names is seen when it runs."""
     for name, value in entries.items():

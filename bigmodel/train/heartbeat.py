@@ -15,14 +15,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 
 from bigmodel import compat
 from bigmodel.checkpoint import agreement
 from bigmodel.launch import statuses
-from bigmodel.train import stragglers
+from bigmodel.train import beats, stragglers
+from bigmodel.train.beats import At, Beat
 
 COMPARE_SECONDS = 60.0
 BEATS, FAULTS, VERDICT = "bigmodel/beats/", "bigmodel/faults/", "bigmodel/verdict"
@@ -32,44 +32,6 @@ OF_OTHERS = (  # what an error says when another process has gone
 )
 
 
-class At(NamedTuple):
-    """Where a process is.
-
-    Attributes:
-        phase: in words: "step", "compile", "evaluate".
-        step: number of steps done.
-        since: time.monotonic() at which it came there.
-    """
-
-    phase: str
-    step: int
-    since: float
-
-
-class Beat(NamedTuple):
-    """What process 0 knows of another one.
-
-    Attributes:
-        text: "COUNT|PHASE|STEP|WAITED", as it said; WAITED: seconds for data since its start.
-        changed: time.monotonic() here when it last said something new.
-    """
-
-    text: str
-    changed: float
-
-    @property
-    def phase(self) -> str:
-        return self.text.split("|")[1]
-
-    @property
-    def step(self) -> int:
-        return int(self.text.split("|")[2])
-
-    @property
-    def waited(self) -> float:
-        return float(self.text.split("|")[3])
-
-
 class Heartbeat:
     """The beats of one process, while what is within `with` runs.
 
@@ -77,7 +39,8 @@ class Heartbeat:
         every: seconds between beats; 0: so many that several are lost before it counts.
         silent: seconds after which a process without a beat is taken for gone.
         factor: times the usual that a step must take, and `silent` seconds, to be told of.
-        stalled: seconds after which a job whose step does not end is ended; 0: never.
+        stalled: seconds after which a job whose step does not end is ended, and ten times as many
+            for all else that its processes wait for; 0: never.
         show: is told of what is no reason to end.
         beaten: is called each second, on a thread; what it says, if anything, ends the job.
     """
@@ -163,10 +126,9 @@ class Heartbeat:
         count, me = 0, jax.process_index()
         while not self.stop.wait(0.0 if count == 0 else self.every):
             count += 1
-            phase, step, _ = self.where
             try:
                 self.client.key_value_set(
-                    f"{BEATS}{me}", f"{count}|{phase}|{step}|{self.waited}", allow_overwrite=True
+                    f"{BEATS}{me}", beats.text(count, self.where, self.waited), allow_overwrite=True
                 )
                 found = self._judge() if me == 0 else self._told()
             except Exception as error:  # of the service, or of who is told: the watch goes on
@@ -205,8 +167,8 @@ class Heartbeat:
             found = failed[min(failed)]
         elif silent:
             found = self._silence(silent, now)
-        elif 0 < self.stalled < now - self.where.since and self.where.phase == "step":
-            found = f"{self._slowness(now)}; nothing came of it for {self.stalled:.0f} s"
+        elif self._stalls(now):
+            found = f"{self._slowness(now)}; nothing came of it"
         else:
             self._compare(now)
             return ""
@@ -259,8 +221,8 @@ class Heartbeat:
                 self.told_of = phase, step
                 self.show(self._slowness(now))
                 faulthandler.dump_traceback(file=sys.stderr)
-            if self.client is None and phase == "step" and 0 < self.stalled < now - since:
-                self._end(f"{self._slowness(now)}; nothing came of it for {self.stalled:.0f} s")
+            if self.client is None and self._stalls(now):
+                self._end(f"{self._slowness(now)}; nothing came of it")
             if self.client is not None and now - self.answered > self.silent + 2 * self.every:
                 self._end(
                     f"{agreement.named([0])} does not answer for {now - self.answered:.0f} s: its "
@@ -281,10 +243,15 @@ class Heartbeat:
         usual = statistics.median(self.durations) if self.durations else self.silent
         return max(self.silent, self.factor * usual)
 
+    def _stalls(self, now: float) -> bool:
+        """Whether nothing will come of where this process is; large data may take days."""
+        times = {"step": 1, "start": 0, "data": 0}.get(self.where.phase, 10)
+        return 0 < times * self.stalled < now - self.where.since
+
     def _slowness(self, now: float) -> str:
-        """A step that takes long, and who has not come as far as this process."""
+        """A step, or what it is, that takes long, and who has not come as far as this process."""
         phase, step, since = self.where
-        what = f"step {step + 1:,}" if phase == "step" else f"the save after step {step:,}"
+        what = f"step {step + 1:,}" if phase == "step" else f"the {phase} after step {step:,}"
         usual = (
             f", a step usually {statistics.median(self.durations):.2g} s" if self.durations else ""
         )

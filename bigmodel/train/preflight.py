@@ -1,12 +1,15 @@
 """What is looked at on every host before anything is compiled; the one at fault is named."""
 
 import json
-import os
+import math
+import pathlib
+import re
 import secrets
 import shutil
 import socket
 import statistics
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,22 +17,20 @@ from etils import epath
 
 from bigmodel import config
 from bigmodel.checkpoint import agreement
+from bigmodel.data import files
+from bigmodel.report import units
 from bigmodel.train import selftest
 
 CLOCK_SECONDS = 30.0  # that a host's clock may be off
-DISK_BYTES = 2**30  # that should be free where the workdir is, if that is local
-MEMORY_BYTES = 2**29
 SECONDS = 50.0
 
 
-def check(folder: epath.Path) -> list[str]:
+def check(folder: epath.Path, sources: Sequence[str] = ()) -> None:
     """Looks at all hosts of the job, each of which calls it.
 
     Args:
         folder: the workdir; a small file of each process is written into it, and removed.
-
-    Returns:
-        What is no reason to stop, a line each.
+        sources: of the data, as in a config.
 
     Raises:
         InputError: the same on all: what is wrong, and on which host.
@@ -42,7 +43,9 @@ def check(folder: epath.Path) -> list[str]:
         probe.write_text(str(jax.process_index()))
     except OSError as error:
         fault = f"cannot write into the workdir {folder}: {error.strerror or error}"
-    own = about() | {"fault": fault, "probe": "" if fault else probe.name}
+    written = not fault
+    fault = fault or unreachable(sources)
+    own = about() | {"fault": fault, "probe": probe.name if written else ""}
     try:
         agreement.wait("the preflight to begin", seconds=SECONDS)
         own["clock"] = time.time()  # of all processes at about the same moment
@@ -51,12 +54,20 @@ def check(folder: epath.Path) -> list[str]:
         unseen = "" if any(host["fault"] for host in hosts) else not_seen(folder, hosts)
         faults = agreement.gathered("the preflight's verdict", unseen, seconds=SECONDS)
     finally:
-        if not fault:
+        if written:
             probe.unlink(missing_ok=True)
     wrong = [*refusals(hosts), *filter(None, faults)]
     if wrong:
         raise config.InputError(wrong[0])
-    return warnings(hosts, is_local="://" not in str(folder), folder=folder)
+
+
+def unreachable(sources: Sequence[str]) -> str:
+    """What data this host cannot reach, if any."""
+    try:
+        absent = next(filter(None, map(files.absent, sources)), "")
+    except Exception as error:  # of a bucket, for one
+        return f"cannot look for the data: {type(error).__name__}: {error}"
+    return absent and f"does not see the data: {absent} is not there"
 
 
 def about() -> dict[str, Any]:
@@ -66,7 +77,6 @@ def about() -> dict[str, Any]:
         "host": socket.gethostname(),
         "devices": len(devices),
         "kind": devices[0].device_kind,
-        "memory": memory(),
         "faulty": "; ".join(selftest.faulty_devices()),
     }
 
@@ -120,25 +130,68 @@ def refusals(hosts: list[dict[str, Any]]) -> list[str]:
     return found
 
 
-def warnings(hosts: list[dict[str, Any]], *, is_local: bool, folder: epath.Path) -> list[str]:
-    """What may become a fault."""
-    found = []
-    little = [n for n, host in enumerate(hosts) if 0 < host["memory"] < MEMORY_BYTES]
-    if little:
-        found.append(f"little memory is left on {named(little, hosts)}")
-    if is_local and (free := shutil.disk_usage(folder).free) < DISK_BYTES:
-        found.append(f"{free / 2**20:,.0f} MiB are free on the disk of {folder}")
-    return found
-
-
 def named(numbers: list[int], hosts: list[dict[str, Any]]) -> str:
     shown = ", ".join(f"process {number} ({hosts[number]['host']})" for number in numbers[:8])
     return shown + (f" and {len(numbers) - 8} more" if len(numbers) > 8 else "")
 
 
-def memory() -> int:
-    """Bytes of memory that could be had here, or 0 where the system does not say."""
+def check_room(state: Any, folder: epath.Path, local: str = "") -> None:
+    """Whether the disks and the memory of this host have room for the checkpoints of a state.
+
+    Args:
+        state: shapes with shardings.
+        folder: the workdir.
+        local: where this host's own checkpoints lie, if anywhere.
+
+    Raises:
+        InputError: there is too little of one of them on this host.
+    """
+    whole, own = sizes(state)
+    places = [("--workdir", str(folder), whole), ("checkpoint.local", local, own)]
+    for said, where, needed in places:
+        if not where or "://" in where:
+            continue
+        left = shutil.disk_usage(existing(pathlib.Path(where))).free
+        if left < needed:
+            raise config.InputError(
+                f"{said} = {where}: a checkpoint takes {units.size(needed)}, and "
+                f"{units.size(left)} are free on its disk, as {here()} sees it. Free some, or "
+                f"choose another folder."
+            )
+    copies = 1 + (jax.default_backend() == "cpu")  # there the state itself lies in it as well
+    if copies * own > (free := memory()):
+        raise config.InputError(
+            f"{here()} has {units.size(free)} of memory free, and its part of the state, which a "
+            f"save copies there, takes {units.size(copies * own)}. Take more hosts, or such with "
+            f"more memory."
+        )
+
+
+def sizes(state: Any) -> tuple[int, int]:
+    """Bytes of a state, of the whole and of what this process's devices hold, each part once."""
+    whole = own = 0
+    for leaf in jax.tree.leaves(state):
+        held = leaf.sharding.addressable_devices_indices_map(leaf.shape).values()
+        part = math.prod(leaf.sharding.shard_shape(leaf.shape))
+        whole += leaf.size * leaf.dtype.itemsize
+        own += len({str(index) for index in held}) * part * leaf.dtype.itemsize
+    return whole, own
+
+
+def existing(path: pathlib.Path) -> pathlib.Path:
+    """The path, or the nearest folder above it that is there."""
+    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+
+
+def here() -> str:
+    return f"process {jax.process_index()} ({socket.gethostname()})"
+
+
+def memory() -> float:
+    """Bytes of memory that programs could still have; infinite where the system does not say."""
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):
-        return 0
+        said = pathlib.Path("/proc/meminfo").read_text(encoding="utf-8")
+    except OSError:
+        return math.inf
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", said, re.MULTILINE)
+    return 1024.0 * int(found[1]) if found else math.inf

@@ -12,6 +12,7 @@ from bigmodel.train import (
     compiled,
     goodput,
     heartbeat,
+    preflight,
     processes,
     replay,
     saved,
@@ -48,6 +49,8 @@ def prepare(
     workdir.check_resume(before, facts, str(folder), unsaid)  # what is cheap to tell, before data
     ledger.phase("start/shapes")
     abstract = states.abstract(recipe)
+    room = functools.partial(preflight.check_room, abstract, folder, recipe.config.checkpoint.local)
+    processes.together(room, "a look at disks and memory")
     resumes = checkpoints.find(states.wanted(checkpoints, abstract), warn=show)
     find = functools.partial(start.find, recipe, abstract, facts, show)
     source = None if resumes else processes.together(find, "a look at init_from")

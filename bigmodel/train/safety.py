@@ -56,9 +56,8 @@ def watched(
     with heart:
         processes.together(lambda: held.take(show) if first else None, "the workdir's lock")
         try:
-            if jax.process_count() > 1:
-                for line in preflight.check(folder):
-                    show(line)
+            if jax.process_count() > 1 or jax.default_backend() != "cpu":
+                preflight.check(folder, recipes.sources(recipe.config))
             yield heart
         except Exception as error:
             if jax.process_count() == 1 or isinstance(error, SHARED):

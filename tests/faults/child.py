@@ -8,12 +8,15 @@ import json
 import os
 import pathlib
 import resource
+import shutil
 import signal
 import sys
 import time
+import types
 import zlib
 
 from bigmodel import __main__, compat
+from bigmodel.checkpoint import store
 from bigmodel.data import pipeline
 from bigmodel.train import heartbeat, preflight, workdir
 
@@ -55,6 +58,17 @@ def broken():
     raise RuntimeError("the wheel came off")
 
 
+def slow_disk():
+    """What is written takes its time from now on."""
+    plain = store.begin
+
+    def begin(folder, arrays):
+        written = plain(folder, arrays)
+        return lambda: (time.sleep(FAULT["seconds"]), written())
+
+    store.begin = begin
+
+
 AT_STEP = {
     "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "frozen": lambda: os.kill(os.getpid(), signal.SIGSTOP),
@@ -64,6 +78,7 @@ AT_STEP = {
     "exhausted": exhausted,
     "full": full,
     "unreadable": unreadable,
+    "slow-disk": slow_disk,
     "slow": lambda: time.sleep(FAULT["seconds"]),
 }
 
@@ -101,6 +116,12 @@ def at_start():
             workdir.versions = lambda: {"jax": "0.0.1"}
         case "overridden":
             sys.argv.append("--config.schedule.peak=0.5")
+        case "unmounted":
+            preflight.files.absent = lambda source: source.partition(":")[2]
+        case "no-disk":
+            shutil.disk_usage = lambda path: types.SimpleNamespace(free=2**10)  # type: ignore
+        case "no-memory":
+            preflight.memory = lambda: 2.0**10
         case "elsewhere":
             place = next(n for n, word in enumerate(sys.argv) if word.startswith("--workdir="))
             sys.argv[place] += "-of-this-host"

@@ -34,8 +34,10 @@ class Outcome(NamedTuple):
     seconds: float | None
 
 
-def run(folder, name, *flags, what="none", process=1, step=7, hosts=2, restarts=2, **more):
-    """A job in FOLDER/NAME of the config in FOLDER, with a fault."""
+def run(
+    folder, name, *flags, what="none", process=1, step=7, hosts=2, devices=4, restarts=2, **more
+):
+    """A job in FOLDER/NAME of the config in FOLDER, with a fault; `devices` of all its hosts."""
     mark = folder / f"{name}.mark"
     fault = {"what": what, "process": process, "step": step, "mark": str(mark), **more}
     told, times = [], []
@@ -45,13 +47,28 @@ def run(folder, name, *flags, what="none", process=1, step=7, hosts=2, restarts=
         times.append(time.time())
 
     status = supervisor(
-        folder, name, *flags, fault=fault, hosts=hosts, restarts=restarts, show=show
+        folder,
+        name,
+        *flags,
+        fault=fault,
+        hosts=hosts,
+        devices=devices,
+        restarts=restarts,
+        show=show,
     ).run()
     came = mark.exists() and times
     return Outcome(status, told, times[0] - float(mark.read_text()) if came else None)
 
 
-def supervisor(folder, name, *flags, fault, hosts=2, restarts=2, show=print, variables=None):
+def assert_same(run, wanted):
+    """Two jobs ended in the same bits: of their losses, and of all that they are."""
+    assert runs.losses(run) == runs.losses(wanted)
+    assert runs.checksums(run, STEPS) == runs.checksums(wanted, STEPS)
+
+
+def supervisor(
+    folder, name, *flags, fault, hosts=2, devices=4, restarts=2, show=print, variables=None
+):
     command = [
         *(sys.executable, str(CHILD), "train", f"--config={folder / 'config.py'}"),
         *(f"--workdir={folder / name}", f"--config.steps={STEPS}", "--config.mesh.fsdp=4"),
@@ -61,12 +78,12 @@ def supervisor(folder, name, *flags, fault, hosts=2, restarts=2, show=print, var
     return local.Supervisor(
         command,
         hosts=hosts,
-        devices=4 // hosts,
+        devices=devices // hosts,
         logs=folder / name / "logs",
         restarts=restarts,
         grace=20.0,
         variables={
-            "XLA_FLAGS": f"{runs.QUICK} --xla_force_host_platform_device_count={4 // hosts}",
+            "XLA_FLAGS": f"{runs.QUICK} --xla_force_host_platform_device_count={devices // hosts}",
             "PYTHONPATH": str(runs.ROOT),
             "FAULT": json.dumps(fault),
             **(variables or {}),

@@ -5,7 +5,6 @@ What can be survived ends in the bits of the job that nothing happened to.
 
 import pytest
 
-from tests import runs
 from tests.faults import jobs
 
 # fmt: off
@@ -28,6 +27,9 @@ REFUSED = {
     "clock":         ({"what": "clock"}, ("clock", "process 1", "off")),
     "versions":      ({"what": "versions"}, ("jax's version", "0.0.1 on process 1")),
     "overridden":    ({"what": "overridden"}, ("config.schedule.peak", "0.5 on process 1")),
+    "unmounted":     ({"what": "unmounted"}, ("text.jsonl", "not there", "process 1")),
+    "no-disk":       ({"what": "no-disk"}, ("--workdir", "1.00 KiB are free", "process 1")),
+    "no-memory":     ({"what": "no-memory"}, ("process 1", "1.00 KiB of memory")),
     "elsewhere":     ({"what": "elsewhere"}, ("one folder for all hosts", "process 1")),
 }
 # fmt: on
@@ -47,14 +49,6 @@ def rows(table):
     return pytest.mark.parametrize("name", marked)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("faults")
-    runs.write_config(folder)
-    assert jobs.run(folder, "undisturbed").status == 0
-    return folder
-
-
 @rows(SURVIVED)
 def test_a_job_names_who_failed_and_goes_on(folder, name):
     fault, words = SURVIVED[name]
@@ -63,9 +57,22 @@ def test_a_job_names_who_failed_and_goes_on(folder, name):
     assert all(word in found.told[0] for word in words), found.told
     assert found.seconds is not None
     assert found.seconds < 60
-    assert runs.losses(folder / name) == runs.losses(folder / "undisturbed")
-    wanted = runs.checksums(folder / "undisturbed", jobs.STEPS)
-    assert runs.checksums(folder / name, jobs.STEPS) == wanted
+    jobs.assert_same(folder / name, folder / "undisturbed")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("hosts", [4, 8])
+def test_one_of_many_hosts_is_killed(folder, hosts):
+    flags = (f"--config.mesh.fsdp={hosts}", "--config.watch.silent_seconds=20")
+    one, many = f"one instead of {hosts}", f"{hosts} hosts"
+    assert jobs.run(folder, one, *flags, hosts=1, devices=hosts).status == 0
+    last = hosts - 1
+    found = jobs.run(folder, many, *flags, what="killed", process=last, hosts=hosts, devices=hosts)
+    assert found.status == 0, found.told
+    assert f"host {last}" in found.told[0], found.told
+    assert "SIGKILL" in found.told[0]
+    assert found.seconds < 60
+    jobs.assert_same(folder / many, folder / one)
 
 
 @rows(REFUSED)

@@ -1,5 +1,6 @@
 """What happens to a job from outside: signals, damaged files, another run in its workdir."""
 
+import re
 import shutil
 import signal
 import socket
@@ -16,14 +17,6 @@ from tests.faults import jobs
 pytestmark = pytest.mark.faults
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("jobs")
-    runs.write_config(folder)
-    assert jobs.run(folder, "undisturbed").status == 0
-    return folder
-
-
 def launched(folder, name, *flags):
     """`bigmodel launch local` as a process."""
     return runs.start(
@@ -38,12 +31,6 @@ def wait_for_step(process, run, step):
         time.sleep(0.02)
 
 
-def same(folder, name):
-    assert runs.losses(folder / name) == runs.losses(folder / "undisturbed")
-    wanted = runs.checksums(folder / "undisturbed", jobs.STEPS)
-    assert runs.checksums(folder / name, jobs.STEPS) == wanted
-
-
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_job_that_is_asked_to_stop_saves_and_goes_on_where_it_was(folder, number, status):
     name = number.name
@@ -53,7 +40,7 @@ def test_a_job_that_is_asked_to_stop_saves_and_goes_on_where_it_was(folder, numb
     assert "is saved" in runs.finish(process, status)
     assert sorted((folder / name / "checkpoints").iterdir())[-1].name not in ("5", "24")
     assert "step 24/24" in runs.finish(launched(folder, name))
-    same(folder, name)
+    jobs.assert_same(folder / name, folder / "undisturbed")
 
 
 def test_the_second_ctrl_c_ends_a_job_at_once(folder):
@@ -108,7 +95,7 @@ def test_a_job_leaves_a_damaged_checkpoint_aside_and_goes_back_to_the_one_before
     assert jobs.run(folder, name).status == 0
     log = (folder / name / "logs" / "host_0.log").read_text()
     assert "checkpoints/24 is unsound and left aside" in log
-    same(folder, name)
+    jobs.assert_same(folder / name, folder / "undisturbed")
 
 
 def test_a_damaged_cache_of_programs_costs_time_alone(folder, monkeypatch):
@@ -119,7 +106,7 @@ def test_a_damaged_cache_of_programs_costs_time_alone(folder, monkeypatch):
     for path in damaged:
         flip(path) if path.stat().st_size else None
     assert jobs.run(folder, "refilled").status == 0
-    same(folder, "refilled")
+    jobs.assert_same(folder / "refilled", folder / "undisturbed")
 
 
 def test_the_workdir_of_another_run_is_refused(folder):
@@ -155,15 +142,14 @@ def test_a_port_in_use_is_named(folder):
     assert not (folder / "port").exists()
 
 
-def test_a_slow_host_is_named_while_the_others_wait(folder):
-    flags = ("--config.watch.silent_seconds=3",)
-    found = jobs.run(folder, "slow", *flags, what="slow", seconds=12)
+@pytest.mark.parametrize(("what", "told"), [("slow", "step 8"), ("slow-disk", "the save after")])
+def test_what_is_slow_is_named_while_the_others_wait(folder, what, told):
+    found = jobs.run(folder, what, "--config.watch.silent_seconds=3", what=what, seconds=12)
     assert found.status == 0
     assert found.told == []  # and nothing was started again
-    log = (folder / "slow" / "logs" / "host_0.log").read_text()
-    assert "takes" in log
-    assert "a step usually" in log
-    same(folder, "slow")
+    log = (folder / what / "logs" / "host_0.log").read_text()
+    assert re.search(rf"{told} .*takes .* a step usually", log)
+    jobs.assert_same(folder / what, folder / "undisturbed")
 
 
 def test_a_python_that_is_started_alone_says_so():

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import pathlib
+import re
 import subprocess
 
 import pytest
@@ -46,6 +47,43 @@ def test_a_slice_is_a_job_with_a_pod_a_host(name, slices, hosts, chips, label):
     }
     # jax finds the others by what GKE sets; two ways would contradict each other
     assert "BIGMODEL_PROCESS" not in json.dumps(manifest)
+
+
+@pytest.mark.parametrize(
+    ("status", "action"),
+    [
+        (2, "FailJobSet"),
+        (143, "RestartJobSetAndIgnoreMaxRestarts"),
+        ("DisruptionTarget", "RestartJobSetAndIgnoreMaxRestarts"),
+        (1, "counted"),
+        (75, "counted"),
+        (139, "counted"),
+    ],
+)
+def test_what_comes_of_a_pod_that_fails(status, action):
+    """As Kubernetes and JobSet go through the rules, the first that fits, with their messages."""
+    manifest = gke.manifest(jobs.make("v5p:4x4x4"), jobs.SNAPSHOT)
+    policy = manifest["spec"]["failurePolicy"]
+    rules = parts(manifest)[1]["podFailurePolicy"]["rules"]
+    reason, message = "BackoffLimitExceeded", "Job has reached the specified backoff limit"
+    for index, rule in enumerate(rules):
+        end = f"matching FailJob rule at index {index}"
+        if status in rule.get("onExitCodes", {}).get("values", ()):
+            reason = "PodFailurePolicy"
+            message = f"Container main for pod d/p-0 failed with exit code {status} {end}"
+            break
+        if {"type": status, "status": "True"} in rule.get("onPodConditions", ()):
+            reason = "PodFailurePolicy"
+            message = f"Pod d/p-0 has condition {status} {end}"
+            break
+    found = "counted"
+    for rule in policy["rules"]:
+        patterns = rule.get("onJobFailureMessagePatterns", [""])
+        if reason in rule["onJobFailureReasons"] and any(re.search(p, message) for p in patterns):
+            found = rule["action"]
+            break
+    assert found == action
+    assert policy["maxRestarts"] == jobs.make("v5p:4x4x4").restarts
 
 
 def test_every_generation_that_plan_knows_can_be_launched():

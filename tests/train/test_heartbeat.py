@@ -82,6 +82,18 @@ def test_a_step_without_end_ends_the_job_and_says_who_is_behind(heart):
     assert "step 6 takes 1 s; process 1 is in 'save' after step 4" in found
 
 
+@pytest.mark.parametrize(
+    ("phase", "times"), [("step", 1), ("evaluate", 10), ("save", 10), ("compile", 10), ("data", 0)]
+)
+def test_what_all_wait_for_has_a_limit_but_large_data(heart, phase, times):
+    heart.stalled = 100.0
+    heart.at(phase, 3)
+    began = heart.where.since
+    assert not heart._stalls(began + 99 * times)
+    assert heart._stalls(began + 101 * times) == (times > 0)
+    assert not heart._stalls(began + 99)
+
+
 def test_a_slow_step_is_told_of_once_with_the_usual_time(capfd):
     told = []
     heart = heartbeat.Heartbeat(every=0.02, silent=0.2, stalled=0.0, show=told.append)

@@ -175,10 +175,17 @@ def test_what_no_run_can_do_is_refused(folder, override, told):
         faulty.train(folder / "refused", override)
 
 
-def test_two_processes_go_back_alike_and_end_in_the_bits_of_one(tmp_path):
+@pytest.mark.parametrize(
+    "given",
+    [
+        (*NAN, "nonfinite=rollback", "spikes.action=tell"),
+        pytest.param((BAD, "spikes.action=rollback"), marks=pytest.mark.faults),
+    ],
+    ids=["NaN", "spike"],
+)
+def test_two_processes_go_back_alike_and_end_in_the_bits_of_one(tmp_path, given):
     runs.write_config(tmp_path, faulty.CONFIG)
-    given = ["--config.mesh.fsdp=4", "--config.nonfinite=rollback", "--config.spikes.action=tell"]
-    given += [f"--config.{override}" for override in (*NAN, "replay.every=5")]
+    given = [f"--config.{override}" for override in (*given, "mesh.fsdp=4", "replay.every=5")]
     for processes in (1, 2):
         for process in start(tmp_path, str(processes), *given, processes=processes):
             assert "goes back to step 4" in runs.finish(process)

@@ -1,12 +1,18 @@
 """What is wrong with a host is named before anything is compiled."""
 
+import contextlib
+from types import SimpleNamespace
+
+import jax
+import numpy as np
 import pytest
 from etils import epath
+from jax.sharding import NamedSharding, PartitionSpec
 
 from bigmodel import config
 from bigmodel.train import preflight
 
-GOOD = {"host": "a", "devices": 4, "kind": "v5p", "memory": 2**34, "clock": 1000.0, "fault": ""}
+GOOD = {"host": "a", "devices": 4, "kind": "v5p", "clock": 1000.0, "fault": ""}
 GOOD["faulty"] = ""
 
 
@@ -30,18 +36,55 @@ def test_equal_hosts_are_fit():
     assert preflight.refusals([GOOD] * 3) == []
 
 
-def test_little_memory_is_told_of_and_no_reason_to_stop(tmp_path):
-    hosts = [GOOD, {**GOOD, "host": "b", "memory": 2**20}]
-    told = preflight.warnings(hosts, is_local=False, folder=epath.Path(tmp_path))
-    assert told == ["little memory is left on process 1 (b)"]
-
-
 def test_a_workdir_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(config.InputError, match=r"process 0 .* cannot write into the workdir"):
         preflight.check(epath.Path(tmp_path / "file" / "run"))
 
 
+def test_data_that_is_not_there_is_refused(tmp_path):
+    (tmp_path / "here").touch()
+    sources = [f"jsonl:{tmp_path}/here", f"lines:{tmp_path}/here,{tmp_path}/away/*.txt"]
+    with pytest.raises(config.InputError, match=rf"process 0 .*: {tmp_path}/away is not there"):
+        preflight.check(epath.Path(tmp_path / "run"), sources)
+
+
 def test_nothing_is_left_of_a_look(tmp_path):
-    assert preflight.check(epath.Path(tmp_path)) is not None
+    preflight.check(epath.Path(tmp_path), ["tfds:lm1b", "python_stdlib", f"text:{tmp_path}/*"])
     assert list(tmp_path.iterdir()) == []
+
+
+def state(mesh):
+    """1 MiB, halves of it on two devices each."""
+    sharding = NamedSharding(mesh, PartitionSpec("x"))
+    return {"kernel": jax.ShapeDtypeStruct((2**18,), np.float32, sharding=sharding)}
+
+
+@pytest.mark.parametrize(
+    ("free", "memory", "told"),
+    [
+        (2**19, 2**30, r"--workdir = .*run: a checkpoint takes 1.00 MiB, and 512 KiB are free"),
+        (2**30, 2**21 - 1, r"process 0 .* has 2.00 MiB of memory free.* takes 2.00 MiB"),
+        (2**20, 2**21, ""),
+    ],
+)
+def test_there_is_room_for_the_checkpoints_of_a_state(tmp_path, monkeypatch, free, memory, told):
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    monkeypatch.setattr(preflight, "memory", lambda: float(memory))
+    made = state(jax.make_mesh((2, 2), ("x", "y")))
+    with pytest.raises(config.InputError, match=told) if told else contextlib.nullcontext():
+        preflight.check_room(made, epath.Path(tmp_path / "run"), local="")
+
+
+def test_a_disk_of_a_host_holds_its_own_part(monkeypatch, tmp_path):
+    (tmp_path / "local").mkdir()
+    asked = []
+    usage = lambda path: asked.append(path) or SimpleNamespace(free=2**20)  # noqa: E731
+    monkeypatch.setattr(preflight.shutil, "disk_usage", usage)
+    made = state(jax.make_mesh((2, 2), ("x", "y")))
+    preflight.check_room(made, epath.Path("gs://bucket/run"), local=str(tmp_path / "local" / "a"))
+    assert asked == [tmp_path / "local"]
+
+
+def test_the_system_says_how_much_memory_there_is():
+    assert 2**20 < preflight.memory() < 2**50
