@@ -119,6 +119,16 @@ def test_to_leave_an_update_out_and_to_go_back_end_in_the_same_parameters(folder
     np.testing.assert_allclose(skipped["params/kernel"], back["params/kernel"], rtol=1e-6)
 
 
+def test_a_run_goes_back_to_its_newest_local_checkpoint(folder):
+    run, given = folder / "local", (BAD, "spikes.action=rollback")
+    local = (f"checkpoint.local={folder / 'disk'}", "checkpoint.local_every=1")
+    faulty.train(run, *given, *local)
+    (entry,) = json.loads((run / void.FILE).read_text())
+    assert (entry["batch"], entry["checkpoint"]) == (6, 6)  # the persistent one is of step 4
+    faulty.train(folder / "no local", *given)
+    assert_ended_alike(run, folder / "no local")
+
+
 def test_before_the_first_checkpoint_a_run_goes_back_to_its_beginning(folder, capsys):
     run = folder / "beginning"
     faulty.train(run, "data.bad=(1, 2)", faulty.INFINITE, "nonfinite=rollback")
