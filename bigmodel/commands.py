@@ -33,8 +33,6 @@ def train(values: Values, loaded: config.Loaded) -> int:
 
 
 def launch_local(values: Values, loaded: config.Loaded) -> int:
-    from etils import epath
-
     from bigmodel.launch import local
     from bigmodel.train import workdir
 
@@ -44,11 +42,6 @@ def launch_local(values: Values, loaded: config.Loaded) -> int:
     flags = [f"--config={values.config}", f"--workdir={values.workdir}"]
     flags += [f"--config.{override}" for override in loaded.overrides]
 
-    def newest() -> int:
-        saved = epath.Path(folder) / "checkpoints"
-        names = [path.name for path in saved.iterdir()] if saved.exists() else []
-        return max((int(name) for name in names if name.isdigit()), default=-1)
-
     supervisor = local.Supervisor(
         [sys.executable, "-m", "bigmodel", "train", *flags],
         hosts=values.hosts,
@@ -56,7 +49,7 @@ def launch_local(values: Values, loaded: config.Loaded) -> int:
         logs=logs,
         restarts=values.restarts,
         grace=values.grace,
-        progress=newest,
+        progress=lambda: local.newest(folder / "checkpoints", loaded.config.checkpoint.local),
         show=lambda text: print(text, file=sys.stderr, flush=True),
     )
     return supervisor.run()

@@ -235,6 +235,13 @@ def rank(status: int) -> int:
     return 4 if status in (statuses.TERMINATED, statuses.INTERRUPTED) else 2
 
 
+def newest(saved: Any, local: str = "") -> int:
+    """The newest step of the checkpoints in a folder, an epath, and in LOCAL/RUN/; -1: none."""
+    paths = list(saved.iterdir()) if saved.exists() else []
+    paths += pathlib.Path(local).expanduser().glob("*/*") if local else ()
+    return max((int(path.name) for path in paths if path.name.isdigit()), default=-1)
+
+
 WORDS = 600  # characters of a cause
 
 

@@ -83,6 +83,14 @@ def test_progress_between_two_failures_starts_the_count_anew(tmp_path, monkeypat
     assert len(told) >= 4
 
 
+def test_a_checkpoint_of_any_tier_is_progress(tmp_path):
+    saved, own = tmp_path / "checkpoints", tmp_path / "own"
+    assert local.newest(saved, str(own)) == -1
+    for folder in (saved / "4", saved / "8.unfinished", own / "run" / "6"):
+        folder.mkdir(parents=True)
+    assert (local.newest(saved), local.newest(saved, str(own))) == (4, 6)
+
+
 def test_a_refused_input_is_told_once_and_not_tried_again(tmp_path):
     supervisor, told = supervised(tmp_path, "echo bigmodel: steps is 0 >&2; exit 2")
     assert supervisor.run() == 2
