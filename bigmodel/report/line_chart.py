@@ -43,9 +43,14 @@ class Scale:
         return self.pixels[0] + share * (self.pixels[1] - self.pixels[0])
 
     def ticks(self, most: int = 5) -> list[float]:
-        """Round numbers within: 1, 2 or 5 of a power of ten apart, or the decades."""
+        """Round numbers within: 1, 2 or 5 of a power of ten apart; decades, or their parts."""
         if self.logarithmic and self.high / self.low >= 20:
             powers = range(math.ceil(math.log10(self.low)), math.floor(math.log10(self.high)) + 1)
+            if len(powers) < 3:
+                found = [
+                    f * 10.0**p for p in range(powers[0] - 1, powers[-1] + 1) for f in (1, 2, 5)
+                ]
+                return [value for value in found if self.low <= value <= self.high]
             apart = math.ceil(len(powers) / most)
             return [10.0**power for power in powers[::apart]]
         width = (self.high - self.low) / most

@@ -173,6 +173,8 @@ def test_a_logarithmic_scale_has_decades():
     scale = line_chart.Scale(0.5, 2000, (0, 100), logarithmic=True)
     assert scale.ticks() == [1, 10, 100, 1000]
     assert scale(1000) - scale(100) == pytest.approx(scale(10) - scale(1))
+    short = line_chart.Scale(0.3, 8, (0, 100), logarithmic=True)
+    assert short.ticks() == pytest.approx([0.5, 1, 2, 5])
 
 
 @pytest.mark.parametrize(
