@@ -178,11 +178,17 @@ def coordination() -> Any:
 
     It has a barrier and a table of texts that all processes share, and no public name.
     """
-    import jax
     from jax._src import distributed
 
-    client: Any = distributed.global_state.client
-    return client if client is not None and jax.process_count() > 1 else None
+    return distributed.global_state.client if place()[1] > 1 else None
+
+
+def place() -> tuple[int, int]:
+    """The number of this process and how many there are, before jax has seen a device."""
+    from jax._src import distributed
+
+    state: Any = distributed.global_state
+    return (0, 1) if state.client is None else (state.process_id, state.num_processes)
 
 
 def cluster(seconds: int) -> tuple[str, int, int] | None:

@@ -12,7 +12,7 @@ import threading
 
 import jax
 
-from bigmodel import compat
+from bigmodel import compat, config
 
 TURNS = itertools.count()  # the same on every process: all of them make the same calls in turn
 WAIT_SECONDS = 1800.0
@@ -22,6 +22,14 @@ TELL_AGAIN_SECONDS = 300.0
 
 class MissingError(RuntimeError):
     """Some process has not come where all were waited for."""
+
+
+class AgreedError(config.InputError):
+    """A refused input that all processes raise at once: each of them ends by itself."""
+
+
+class OthersError(RuntimeError):
+    """What another process has failed at."""
 
 
 def gathered(what: str, text: str, *, seconds: float = WAIT_SECONDS) -> list[str]:

@@ -113,7 +113,9 @@ class Checkpoints:
             sums = {
                 name: compat.in_turn(checksums.checksum(array)) for name, array in arrays.items()
             }
-            self._sweep()
+            if jax.process_index() == 0:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            self.sweep()
             written = store.begin(self.folder / str(step), arrays)
             content = {
                 "step": step,
@@ -239,9 +241,9 @@ class Checkpoints:
                 scores[step] = metrics[self.best]
         return scores
 
-    def _sweep(self) -> None:
-        if not self._swept and jax.process_index() == 0:
-            self.folder.mkdir(parents=True, exist_ok=True)
+    def sweep(self) -> None:
+        """Removes what a killed save has left; to be called by who alone writes here."""
+        if not self._swept and jax.process_index() == 0 and self.folder.exists():
             store.remove_unfinished(self.folder)
         self._swept = True
 

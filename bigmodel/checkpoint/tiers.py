@@ -209,7 +209,7 @@ class Tiers:
         if self.local is None or self.local.run:
             return
         if fault := agreement.agreed(self.local.unwritable(), "a look at the local folders"):
-            raise config.InputError(fault)
+            raise agreement.AgreedError(fault)
         text, path = "", self.persistent.folder / RUN
         if jax.process_index() == 0:
             text = path.read_text() if path.exists() else ""

@@ -17,6 +17,10 @@ from etils import epath
 from bigmodel import config
 
 COMPRESSED = ("", ".gz", ".zst")
+OF_FILES = (  # kinds of sources, of all kinds of data
+    *("text", "jsonl", "parquet", "lines", "tsv", "csv", "conll", "table"),
+    *("images", "captions", "audio"),
+)
 
 # A part is what one worker reads at a time: large enough to be worth a message, small enough that
 # all workers end together.
@@ -204,13 +208,13 @@ def _expand(pattern: str, suffix: str) -> list[str]:
 
 
 def absent(source: str) -> str:
-    """The file or folder of a source, "KIND:PATTERN", that is not there, or "".
+    """The file or folder of a source, "KIND:PATTERN" or "FOLDER", that is not there, or "".
 
     It is a quick look: of a pattern at the folder before its first wildcard alone.
     """
     kind, _, where = source.partition(":")
-    if kind == "tfds":
-        return ""
+    if kind not in OF_FILES:
+        where = source if "/" in source and not where else ""
     patterns = where.split(",") if kind == "lines" else [where]
     roots = [_root(pattern) for pattern in patterns if pattern]
     return next((root for root in roots if not epath.Path(root).exists()), "")

@@ -58,12 +58,15 @@ def evaluation(name: str, entry: Any) -> dict[str, Any]:
     return fields
 
 
-def sources(values: Any) -> list[str]:
-    """Names of all sources that a config reads, each once."""
-    data = values.data
+def sources(loaded: config.Loaded) -> list[str]:
+    """Names of all sources of the library that a config reads, each once."""
+    data, own = loaded.config.data, loaded.extensions
+    if data.kind in own.get("data", {}):
+        return []
     mixed = mixture(data.mixture) if "mixture" in data else {}
-    asked = [evaluation(name, entry)["source"] for name, entry in values.evals.items()]
-    return [name for name in dict.fromkeys([*(mixed or [data.source]), *asked]) if name]
+    evals = loaded.config.evals.items()
+    asked = [*(mixed or [data.source]), *(evaluation(*entry)["source"] for entry in evals)]
+    return [name for name in dict.fromkeys(asked) if name and name not in own.get("source", {})]
 
 
 def compiler(entries: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import jax
 
-from bigmodel import compat
+from bigmodel import compat, config
 from bigmodel.checkpoint import agreement
 from bigmodel.launch import statuses
 from bigmodel.train import beats, stragglers
@@ -43,6 +43,7 @@ class Heartbeat:
             for all else that its processes wait for; 0: never.
         show: is told of what is no reason to end.
         beaten: is called each second, on a thread; what it says, if anything, ends the job.
+        end: ends this process with a status.
     """
 
     def __init__(
@@ -70,7 +71,9 @@ class Heartbeat:
         self.troubled: type[Exception] | None = None
         self.verdict = ""
         self.stop = threading.Event()
+        self.judged = time.monotonic()  # when this process last looked at the beats
         self.client = compat.coordination()
+        self.process = compat.place()[0]
         self.threads = [threading.Thread(target=self._watch, name="watch", daemon=True)]
         if self.client is not None:
             self.threads.append(threading.Thread(target=self._beat, name="beat", daemon=True))
@@ -97,17 +100,20 @@ class Heartbeat:
             thread.join(1.0)  # one may hang in a call of the service
         if self.client is not None:  # who leaves is not silent
             with contextlib.suppress(jax.errors.JaxRuntimeError):
-                self.client.key_value_delete(f"{BEATS}{jax.process_index()}")
+                self.client.key_value_delete(f"{BEATS}{self.process}")
 
     def blame(self, error: BaseException) -> str:
         """What ends the job: this error, or that of another process whose end caused it.
 
         Waits, if the error says that another process has gone, until it is known which.
         """
-        own = f"{type(error).__name__}: {error}"
+        if isinstance(error, agreement.OthersError):
+            return str(error)
+        refused = isinstance(error, config.InputError)
+        own = str(error) if refused else f"{type(error).__name__}: {error}"
         if not is_of_others(error):
-            self._say(FAULTS + str(jax.process_index()), own.splitlines()[0][:1000])
-            return f"{agreement.named([jax.process_index()])} failed: {own}"
+            self._say(FAULTS + str(self.process), own.splitlines()[0][:1000])
+            return own if refused else f"{agreement.named([self.process])} failed: {own}"
         end = time.monotonic() + self.silent + 3 * self.every
         while not self.verdict and time.monotonic() < end:
             time.sleep(0.1)
@@ -123,7 +129,7 @@ class Heartbeat:
 
     def _beat(self) -> None:
         """The thread that speaks with the service; it may hang there."""
-        count, me = 0, jax.process_index()
+        count, me = 0, self.process
         while not self.stop.wait(0.0 if count == 0 else self.every):
             count += 1
             try:
@@ -152,8 +158,9 @@ class Heartbeat:
 
     def _judge(self) -> str:
         """Who ended or is silent, if anyone; the others are told."""
-        now = time.monotonic()
-        if now - self.answered > self.silent / 2:  # this process itself was frozen, or the job
+        now, before = time.monotonic(), self.judged
+        self.judged = now
+        if now - before > self.silent / 2:  # this process itself was frozen, or the whole job
             self.beats.clear()
         listed = {
             int(key.removeprefix(BEATS)): text for key, text in self.client.key_value_dir_get(BEATS)
@@ -207,15 +214,15 @@ class Heartbeat:
             if now - last > self.silent / 2:  # frozen, or a laptop that slept: nobody's fault
                 self.answered = now
                 self.where = self.where._replace(since=now)
-            last = now
             try:
                 fault = self.beaten()
             except Exception as error:  # of a bucket that is away for a moment
                 self._trouble(error)
                 fault = ""
             if fault:
-                self._say(FAULTS + str(jax.process_index()), fault)
+                self._say(FAULTS + str(self.process), fault)
                 self._end(fault)
+            last = time.monotonic()  # whatever a slow store has taken
             phase, step, since = self.where
             if (phase, step) != self.told_of and now - since > self.limit(phase):
                 self.told_of = phase, step
@@ -268,7 +275,7 @@ class Heartbeat:
         with contextlib.suppress(Exception):  # the disk of the log may be full
             print(f"bigmodel: the job ends: {why}", file=sys.stderr)
             faulthandler.dump_traceback(file=sys.stderr)
-        if jax.process_index() == 0:
+        if self.process == 0:
             time.sleep(2 * self.every)  # the service ends with this process: the others read first
         self.end(statuses.OF_OTHERS)
 
@@ -282,5 +289,7 @@ def end_now(status: int) -> None:
 
 
 def is_of_others(error: BaseException) -> bool:
-    """Whether an error says that another process has gone."""
+    """Whether an error says that another process has gone, or has failed."""
+    if isinstance(error, agreement.OthersError):
+        return True
     return isinstance(error, jax.errors.JaxRuntimeError) and any(w in str(error) for w in OF_OTHERS)

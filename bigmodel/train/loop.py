@@ -63,13 +63,17 @@ def _train(
     processes.join(loaded)
     ledger.phase("start/recipe")
     compat.use_compilation_cache()
-    recipe = recipes.make(loaded)
-    for name, entry in recipe.config.evals.items():
-        scoring.check(recipe, name, entry)
-    folder = workdir.place(folder)
     with contextlib.ExitStack() as stack:
+        values: Any = getattr(loaded, "config", loaded)
+        heart = stack.enter_context(safety.watched(values.watch))
+        recipe = recipes.make(loaded)
+        for name, entry in recipe.config.evals.items():
+            scoring.check(recipe, name, entry)
+        folder = workdir.place(folder)
         progress = stack.enter_context(progresses.Progress(recipe.steps))
-        heart = stack.enter_context(safety.watched(recipe, folder, progress.print))
+        if jax.process_index() == 0:
+            heart.show = progress.print
+        stack.enter_context(safety.held(recipe, folder, heart))
         stack.enter_context(meshes.use(recipe.mesh, recipe.rules))
         checkpoints = stack.enter_context(
             checkpoint.Tiers(
@@ -80,7 +84,8 @@ def _train(
         )
         around = (progress, heart, ledger)
         job, state = preparing.prepare(recipe, folder, checkpoints, *around, kept=kept)
-        # Until here a signal ends the process at once: there is nothing to save.
+        # Until here a signal ends the process at once, as there is nothing to save; among several
+        # jax holds SIGTERM back, and it is answered after the first step.
         request = stack.enter_context(processes.StopRequest())
         opened = functools.partial(
             writers.open_writers,

@@ -1,5 +1,7 @@
 """What is looked at on every host before anything is compiled; the one at fault is named."""
 
+import collections
+import errno
 import json
 import math
 import pathlib
@@ -15,14 +17,18 @@ from typing import Any
 import jax
 from etils import epath
 
-from bigmodel import config
 from bigmodel.checkpoint import agreement
 from bigmodel.data import files
 from bigmodel.report import units
 from bigmodel.train import selftest
 
-CLOCK_SECONDS = 30.0  # that a host's clock may be off
+CLOCK_SECONDS = 30.0  # that clocks may be apart
 SECONDS = 50.0
+LASTING = (PermissionError, NotADirectoryError, FileExistsError, FileNotFoundError)
+
+ELSEWHERE = "://"  # a place without a disk of this host
+
+Facts = dict[str, Any]
 
 
 def check(folder: epath.Path, sources: Sequence[str] = ()) -> None:
@@ -33,55 +39,60 @@ def check(folder: epath.Path, sources: Sequence[str] = ()) -> None:
         sources: of the data, as in a config.
 
     Raises:
-        InputError: the same on all: what is wrong, and on which host.
+        AgreedError: what is wrong, and on which host.
+        OthersError: some storage failed for once: to start again may help.
         MissingError: a process did not come.
     """
     probe = folder / f".preflight-{jax.process_index()}-{secrets.token_hex(4)}"
-    fault = ""
+    own = about() | {"probe": "", "fault": "", "trouble": ""}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_text(str(jax.process_index()))
-    except OSError as error:
-        fault = f"cannot write into the workdir {folder}: {error.strerror or error}"
-    written = not fault
-    fault = fault or unreachable(sources)
-    own = about() | {"fault": fault, "probe": probe.name if written else ""}
-    try:
+        try:
+            what = f"cannot write into the workdir {folder}"
+            folder.mkdir(parents=True, exist_ok=True)
+            probe.write_text(str(jax.process_index()))
+            own["probe"], what = probe.name, "cannot look for the data"
+            if absent := next(filter(None, map(files.absent, sources)), ""):
+                own["fault"] = f"does not see the data: {absent} is not there"
+        except Exception as error:  # of a bucket, for one
+            own["fault" if lasts(error) else "trouble"] = f"{what}: {error}"
         agreement.wait("the preflight to begin", seconds=SECONDS)
         own["clock"] = time.time()  # of all processes at about the same moment
-        said = agreement.gathered("the preflight's facts", json.dumps(own), seconds=SECONDS)
-        hosts = [json.loads(text) for text in said]
-        unseen = "" if any(host["fault"] for host in hosts) else not_seen(folder, hosts)
+        hosts = gathered("the preflight's facts", own)
+        wrong = any(host["fault"] or host["trouble"] for host in hosts)
+        unseen = "" if wrong else not_seen(folder, hosts)
         faults = agreement.gathered("the preflight's verdict", unseen, seconds=SECONDS)
     finally:
-        if written:
+        if own["probe"]:
             probe.unlink(missing_ok=True)
-    wrong = [*refusals(hosts), *filter(None, faults)]
-    if wrong:
-        raise config.InputError(wrong[0])
+    if found := [*refusals(hosts), *filter(None, faults)]:
+        raise agreement.AgreedError(found[0])
+    for number, host in enumerate(hosts):
+        if host["trouble"]:
+            raise agreement.OthersError(f"{agreement.named([number])} {host['trouble']}")
 
 
-def unreachable(sources: Sequence[str]) -> str:
-    """What data this host cannot reach, if any."""
-    try:
-        absent = next(filter(None, map(files.absent, sources)), "")
-    except Exception as error:  # of a bucket, for one
-        return f"cannot look for the data: {type(error).__name__}: {error}"
-    return absent and f"does not see the data: {absent} is not there"
+def gathered(what: str, own: Facts) -> list[Facts]:
+    """The facts of all processes, by process."""
+    said = agreement.gathered(what, json.dumps(own), seconds=SECONDS)
+    return [json.loads(text) for text in said]
 
 
-def about() -> dict[str, Any]:
+def lasts(error: Exception) -> bool:
+    """Whether a start anew would meet the same error."""
+    return isinstance(error, LASTING) or getattr(error, "errno", 0) == errno.EROFS
+
+
+def about() -> Facts:
     """What this host has."""
     devices = jax.local_devices()
     return {
-        "host": socket.gethostname(),
         "devices": len(devices),
         "kind": devices[0].device_kind,
         "faulty": "; ".join(selftest.faulty_devices()),
     }
 
 
-def not_seen(folder: epath.Path, hosts: list[dict[str, Any]]) -> str:
+def not_seen(folder: epath.Path, hosts: list[Facts]) -> str:
     """Whose file this process does not see; a shared folder may take a moment."""
     end = time.monotonic() + 10.0
     absent: list[int] = []
@@ -94,16 +105,16 @@ def not_seen(folder: epath.Path, hosts: list[dict[str, Any]]) -> str:
     if not absent:
         return ""
     return (
-        f"the workdir {folder} must be one folder for all hosts: what {named(absent, hosts)} wrote "
-        f"is not seen on {named([jax.process_index()], hosts)}. Choose a --workdir on storage that "
-        f"all of them share."
+        f"the workdir {folder} must be one folder for all hosts: what {agreement.named(absent)} "
+        f"wrote is not seen on {agreement.named([jax.process_index()])}. Choose a --workdir on "
+        f"storage that all of them share."
     )
 
 
-def refusals(hosts: list[dict[str, Any]]) -> list[str]:
+def refusals(hosts: list[Facts]) -> list[str]:
     """What must not be."""
     found = [
-        f"{named([number], hosts)} {host['fault']}. See to its rights and its mounts."
+        f"{agreement.named([number])} {host['fault']}. See to its rights and its mounts."
         for number, host in enumerate(hosts)
         if host["fault"]
     ]
@@ -118,53 +129,62 @@ def refusals(hosts: list[dict[str, Any]]) -> list[str]:
         if odd:
             found.append(
                 f"all hosts must have one {what}: {usual} on most, {hosts[odd[0]][field]} on "
-                f"{named(odd, hosts)}. Restart that host, or leave it out."
+                f"{agreement.named(odd)}. Restart that host, or leave it out."
             )
-    now = statistics.median([host["clock"] for host in hosts])
-    late = [n for n, host in enumerate(hosts) if abs(host["clock"] - now) > CLOCK_SECONDS]
-    if late:
+    clocks = [host["clock"] for host in hosts]
+    middle = clocks.index(statistics.median_low(clocks))
+    off = max(range(len(clocks)), key=lambda number: abs(clocks[number] - clocks[middle]))
+    if max(clocks) - min(clocks) > CLOCK_SECONDS:
         found.append(
             f"the hosts' clocks must be within {CLOCK_SECONDS:.0f} s of each other: that of "
-            f"{named(late, hosts)} is {hosts[late[0]]['clock'] - now:+.0f} s off. Set it by NTP."
+            f"{agreement.named([off])} is {clocks[off] - clocks[middle]:+.0f} s off that of "
+            f"{agreement.named([middle])}. Set them by NTP."
         )
     return found
 
 
-def named(numbers: list[int], hosts: list[dict[str, Any]]) -> str:
-    shown = ", ".join(f"process {number} ({hosts[number]['host']})" for number in numbers[:8])
-    return shown + (f" and {len(numbers) - 8} more" if len(numbers) > 8 else "")
-
-
-def check_room(state: Any, folder: epath.Path, local: str = "") -> None:
-    """Whether the disks and the memory of this host have room for the checkpoints of a state.
+def check_room(
+    state: Any, folder: epath.Path | None, local: str = "", *, full: bool = False
+) -> None:
+    """Whether disks and memory have room for the checkpoints of a state; each process calls it.
 
     Args:
         state: shapes with shardings.
-        folder: the workdir.
-        local: where this host's own checkpoints lie, if anywhere.
+        folder: the workdir; None: nothing more is written there.
+        local: where each host's own checkpoints are to lie, if anywhere.
+        full: all of them lie there already on this host: the oldest goes for the next.
 
     Raises:
-        InputError: there is too little of one of them on this host.
+        AgreedError: there is too little of one of them; where, and how much.
     """
-    whole, own = sizes(state)
-    places = [("--workdir", str(folder), whole), ("checkpoint.local", local, own)]
-    for said, where, needed in places:
-        if not where or "://" in where:
-            continue
-        left = shutil.disk_usage(existing(pathlib.Path(where))).free
-        if left < needed:
-            raise config.InputError(
-                f"{said} = {where}: a checkpoint takes {units.size(needed)}, and "
-                f"{units.size(left)} are free on its disk, as {here()} sees it. Free some, or "
+    whole, part = sizes(state)
+    copies = 1 + (jax.default_backend() == "cpu")  # there the state itself lies in memory as well
+    own: Facts = {"host": socket.gethostname(), "part": part, "memory": memory()}
+    own["disk"] = free(folder or ELSEWHERE)
+    own["local"] = free(local if local and not full else ELSEWHERE)
+    hosts = gathered("a look at disks and memory", own)
+    if whole > hosts[0]["disk"]:  # all see the same one
+        raise agreement.AgreedError(
+            f"--workdir = {folder}: a checkpoint takes {units.size(whole)}, and "
+            f"{units.size(hosts[0]['disk'])} are free on its disk. Free some, or choose another."
+        )
+    needed: collections.Counter[str] = collections.Counter()
+    for host in hosts:
+        needed[host["host"]] += host["part"]
+    for number, host in enumerate(hosts):
+        who, parts = agreement.named([number]), needed[host["host"]]
+        if parts > host["local"]:
+            raise agreement.AgreedError(
+                f"checkpoint.local = {local}: the host of {who} has {units.size(host['local'])} "
+                f"free there, and its part of the state takes {units.size(parts)}. Free some, or "
                 f"choose another folder."
             )
-    copies = 1 + (jax.default_backend() == "cpu")  # there the state itself lies in it as well
-    if copies * own > (free := memory()):
-        raise config.InputError(
-            f"{here()} has {units.size(free)} of memory free, and its part of the state, which a "
-            f"save copies there, takes {units.size(copies * own)}. Take more hosts, or such with "
-            f"more memory."
-        )
+        if copies * parts > host["memory"]:
+            raise agreement.AgreedError(
+                f"the host of {who} has {units.size(host['memory'])} of memory free, and its part "
+                f"of the state, which a save copies there, takes {units.size(copies * parts)}. "
+                f"Take more hosts, or such with more memory."
+            )
 
 
 def sizes(state: Any) -> tuple[int, int]:
@@ -178,13 +198,13 @@ def sizes(state: Any) -> tuple[int, int]:
     return whole, own
 
 
-def existing(path: pathlib.Path) -> pathlib.Path:
-    """The path, or the nearest folder above it that is there."""
-    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-
-
-def here() -> str:
-    return f"process {jax.process_index()} ({socket.gethostname()})"
+def free(folder: epath.PathLike) -> float:
+    """Bytes left on a folder's disk; infinite where nobody says."""
+    if "://" in str(folder):
+        return math.inf
+    path = pathlib.Path(folder).expanduser().absolute()
+    usage = shutil.disk_usage(next(place for place in (path, *path.parents) if place.exists()))
+    return usage.free if usage.total else math.inf
 
 
 def memory() -> float:

@@ -1,6 +1,7 @@
 """What a run needs before its first step: data, the compiled step, and the state."""
 
 import functools
+from typing import Any
 
 import jax
 from etils import epath
@@ -37,21 +38,26 @@ def prepare(
 ) -> tuple[Job, states.TrainState]:
     """Data, the compiled step, and the state: restored if there is a checkpoint, else begun."""
     show = progress.print if jax.process_index() == 0 else lambda text: None
-    recipes.check_vocabulary(recipe)
     before = checkpoints.metadata()
-    facts = workdir.facts(recipe.loaded, recipes.tokenizer_fingerprint(recipe))
-    if "imported" in before:  # there is no optimizer's state
-        raise config.InputError(
-            f"{folder}: holds weights that were imported, and no run to go on with. Begin one from "
-            f"them in another --workdir, with --config.init_from={folder}."
-        )
     unsaid = functools.partial(recipes.unsaid, recipe.loaded)
-    workdir.check_resume(before, facts, str(folder), unsaid)  # what is cheap to tell, before data
+
+    def known() -> dict[str, Any]:
+        """What is cheap to tell of the run, and whether it can be, before its data."""
+        recipes.check_vocabulary(recipe)
+        if "imported" in before:  # there is no optimizer's state
+            raise config.InputError(
+                f"{folder}: holds weights that were imported, and no run to go on with. Begin one "
+                f"from them in another --workdir, with --config.init_from={folder}."
+            )
+        facts = workdir.facts(recipe.loaded, recipes.tokenizer_fingerprint(recipe))
+        workdir.check_resume(before, facts, str(folder), unsaid)
+        return facts
+
+    facts = processes.together(known, "a look at the tokenizer")
     ledger.phase("start/shapes")
     abstract = states.abstract(recipe)
-    room = functools.partial(preflight.check_room, abstract, folder, recipe.config.checkpoint.local)
-    processes.together(room, "a look at disks and memory")
     resumes = checkpoints.find(states.wanted(checkpoints, abstract), warn=show)
+    check_room(recipe, folder, checkpoints, abstract)
     find = functools.partial(start.find, recipe, abstract, facts, show)
     source = None if resumes else processes.together(find, "a look at init_from")
     heart.at("data")
@@ -59,7 +65,6 @@ def prepare(
     processes.one_first(
         lambda: recipes.prepare_data(recipe.loaded, recipes.preparing(show)), "the data's cache"
     )
-    heart.at("compile")
 
     def open_rows() -> tuple[pipeline.Batches, dict[str, recipes.Evaluation]]:
         batches, evaluations = recipes.train_batches(recipe), recipes.evaluations(recipe)
@@ -70,7 +75,7 @@ def prepare(
         return batches, evaluations
 
     batches, evaluations = processes.together(open_rows, "the data's rows")
-
+    heart.at("compile")
     ledger.keep(folder, jax.process_index())  # nothing is refused any more
     left_out = void.Void(folder, before.get("void", ()))
     if left_out.batches:
@@ -98,3 +103,23 @@ def prepare(
     replayed = replay.make(recipe, abstract, batches.spec)
     made = (batches, evaluations, checkpoints, step, left_out, make_state, replayed)
     return Job(recipe, folder, facts, *made, progress, heart, ledger), state
+
+
+def check_room(
+    recipe: recipes.Recipe,
+    folder: epath.Path,
+    checkpoints: checkpoint.Tiers,
+    state: states.TrainState,
+) -> None:
+    """Refuses a run whose next checkpoint has no room; see `preflight.check_room`."""
+    done = checkpoints.latest() or 0
+    places = checkpoints.local.there() if checkpoints.local else []
+    full = len(places) >= recipe.config.checkpoint.local_keep  # the oldest goes for the next
+    if jax.process_index() == 0:
+        checkpoints.persistent.sweep()
+    preflight.check_room(
+        state,
+        folder if done < recipe.steps else None,
+        recipe.config.checkpoint.local,
+        full=full,
+    )

@@ -121,7 +121,8 @@ def one_first(work: Callable[[], object], what: str) -> None:
         what: it is, in words, for who waits.
 
     Raises:
-        InputError: the same on all of them, where one could not do it.
+        AgreedError: where it is refused by one of them.
+        OthersError: where another one has failed; that one raises its own error.
     """
     if jax.process_count() == 1:
         work()
@@ -131,8 +132,7 @@ def one_first(work: Callable[[], object], what: str) -> None:
         with ending_at_once():
             own = attempt(work) if mine else None
             fault = agreement.agreed("" if own is None else told(own), what, seconds=LONG_SECONDS)
-        if fault:
-            raise own or config.InputError(fault)
+        settle(own, fault)
 
 
 LONG_SECONDS = 7 * 86400.0  # large corpora are prepared for days; who dies meanwhile is noticed
@@ -141,14 +141,25 @@ LONG_SECONDS = 7 * 86400.0  # large corpora are prepared for days; who dies mean
 def together(work: Callable[[], T], what: str) -> T:
     """Does the work on all processes at once; it must not wait for the others.
 
-    Raises:
-        InputError: the same on all of them, where one could not do it.
+    Raises: as `one_first` does.
     """
+    if jax.process_count() == 1:
+        return work()
     done: list[T] = []
     own = attempt(lambda: done.append(work()))
-    if fault := agreement.agreed("" if own is None else told(own), what):
-        raise own or config.InputError(fault)
+    settle(own, agreement.agreed("" if own is None else told(own), what))
     return done[0]
+
+
+def settle(own: Exception | None, fault: str) -> None:
+    """Raises what one process has told all of them, if anything; `own`: what this one had."""
+    refused, _, text = fault.partition("|")
+    if own is not None and not (refused and isinstance(own, config.InputError)):
+        raise own
+    if refused:
+        raise agreement.AgreedError(text) from own
+    if text:
+        raise agreement.OthersError(text)
 
 
 @contextlib.contextmanager
@@ -174,10 +185,11 @@ def attempt(work: Callable[[], object]) -> Exception | None:
 
 
 def told(error: Exception) -> str:
-    """An error for processes that did not have it."""
+    """An error for processes that did not have it, "|" before it: "refused|" or "|"."""
     if isinstance(error, config.InputError):
-        return str(error)
-    return f"process {jax.process_index()} failed with {type(error).__name__}: {error}"
+        return f"refused|{error}"
+    who = agreement.named([jax.process_index()])
+    return f"|{who} failed with {type(error).__name__}: {error}"
 
 
 class StopRequest:

@@ -80,9 +80,16 @@ class Teller:
             return {}
         params = states.eval_params(states.eval_parts(state), state)
         recipe, found = self.job.recipe, Metrics()
+
+        def eval_step(*given: Any) -> dict[str, jax.Array]:
+            self.job.heart.at("evaluate", step)  # long ones are no stall
+            return self.eval_step(*given)
+
         for entry in due:
             began = time.perf_counter()
-            measured = evaluate(recipe, params, entry, self.eval_step)
+            self.job.heart.at("evaluate", step)
+            measured = evaluate(recipe, params, entry, eval_step)
+            self.job.heart.at("evaluate", step)
             if entry.scores:
                 measured |= scoring.score(recipe, recipe.tuning.merged(params), entry)
             measured["seconds"] = time.perf_counter() - began

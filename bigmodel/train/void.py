@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from bigmodel import checkpoint, config
+from bigmodel import checkpoint
 from bigmodel.checkpoint import agreement
 from bigmodel.train import state as states
 from bigmodel.train import watch
@@ -53,7 +53,7 @@ class Void:
         if agreement.from_process_0(mark, "the list of void batches") != mark:
             fault = f"{self.path}: not the same for all processes; the workdir must be shared."
         if fault := agreement.agreed(fault, "the list of void batches"):
-            raise config.InputError(fault)
+            raise agreement.AgreedError(fault)
 
     @property
     def batches(self) -> list[int]:

@@ -15,9 +15,9 @@ import time
 import types
 import zlib
 
-from bigmodel import __main__, compat
+from bigmodel import __main__, compat, config
 from bigmodel.checkpoint import store
-from bigmodel.data import pipeline
+from bigmodel.data import pipeline, tokenizers
 from bigmodel.train import heartbeat, preflight, workdir
 
 FAULT: dict = json.loads(os.environ["FAULT"])
@@ -56,6 +56,14 @@ def full():
 
 def broken():
     raise RuntimeError("the wheel came off")
+
+
+def no_tokenizer(name):
+    raise config.InputError(f"data.tokenizer = {name!r}: no such file")
+
+
+def no_place(folder):
+    raise config.InputError(f"{folder}: no place on this host")
 
 
 def slow_disk():
@@ -119,7 +127,11 @@ def at_start():
         case "unmounted":
             preflight.files.absent = lambda source: source.partition(":")[2]
         case "no-disk":
-            shutil.disk_usage = lambda path: types.SimpleNamespace(free=2**10)  # type: ignore
+            shutil.disk_usage = lambda path: types.SimpleNamespace(total=2**40, free=2**10)  # type: ignore
+        case "no-tokenizer":
+            tokenizers.load = no_tokenizer
+        case "unagreed":
+            workdir.place = no_place
         case "no-memory":
             preflight.memory = lambda: 2.0**10
         case "elsewhere":

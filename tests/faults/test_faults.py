@@ -28,7 +28,9 @@ REFUSED = {
     "versions":      ({"what": "versions"}, ("jax's version", "0.0.1 on process 1")),
     "overridden":    ({"what": "overridden"}, ("config.schedule.peak", "0.5 on process 1")),
     "unmounted":     ({"what": "unmounted"}, ("text.jsonl", "not there", "process 1")),
-    "no-disk":       ({"what": "no-disk"}, ("--workdir", "1.00 KiB are free", "process 1")),
+    "no-disk":       ({"what": "no-disk", "process": 0}, ("--workdir", "1.00 KiB are free")),
+    "no-tokenizer":  ({"what": "no-tokenizer"}, ("data.tokenizer", "no such file")),
+    "unagreed":      ({"what": "unagreed"}, ("no place on this host",)),
     "no-memory":     ({"what": "no-memory"}, ("process 1", "1.00 KiB of memory")),
     "elsewhere":     ({"what": "elsewhere"}, ("one folder for all hosts", "process 1")),
 }

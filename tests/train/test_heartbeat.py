@@ -66,7 +66,22 @@ def test_those_that_beat_are_left_alone(heart):
 def test_a_judge_that_was_frozen_itself_accuses_nobody(heart):
     judged(heart, 0.05, 0, 1)
     time.sleep(0.5)
+    heart.answered = time.monotonic()  # as the other thread says, which woke before
     assert heart._judge() == ""
+
+
+def test_a_store_that_is_slow_hides_no_step_without_end(capfd):
+    ended, told = [], []
+    slow = lambda: time.sleep(0.15) or ""  # noqa: E731
+    heart = heartbeat.Heartbeat(
+        every=0.02, silent=0.2, stalled=0.5, show=told.append, beaten=slow, end=ended.append
+    )
+    for step in range(4):
+        heart.at("step", step)
+    with heart:
+        time.sleep(1.5)
+    assert "step 4 takes" in told[0]
+    assert ended
 
 
 def test_a_process_that_says_that_it_failed_ends_the_job(heart):

@@ -133,12 +133,25 @@ def test_what_another_process_could_not_do_is_a_fault_of_this_one(monkeypatch):
     def absent():
         raise FileNotFoundError("base")
 
+    def refused():
+        raise config.InputError("no such text")
+
     said = []
     monkeypatch.setattr(jobs.agreement, "agreed", lambda fault, what: said.append(fault) or fault)
+    monkeypatch.setattr(jobs.jax, "process_count", lambda: 2)
     assert jobs.together(lambda: 3, "three") == 3
     with pytest.raises(FileNotFoundError):
         jobs.together(absent, "none")
-    assert said == ["", "process 0 failed with FileNotFoundError: base"]
-    monkeypatch.setattr(jobs.agreement, "agreed", lambda *_: "process 1 failed")
-    with pytest.raises(config.InputError, match="process 1 failed"):
-        jobs.together(lambda: 3, "three")
+    with pytest.raises(jobs.agreement.AgreedError, match="no such text"):
+        jobs.together(refused, "none")
+    failed = "|process 0 failed with FileNotFoundError: base"
+    assert said == ["", failed, "refused|no such text"]
+    for told, error in (
+        (failed, jobs.agreement.OthersError),
+        (said[2], jobs.agreement.AgreedError),
+    ):
+        monkeypatch.setattr(jobs.agreement, "agreed", lambda *_, told=told: told)
+        with pytest.raises(error, match=told.partition("|")[2]):
+            jobs.together(lambda: 3, "three")
+    with pytest.raises(FileNotFoundError):  # whatever the first one had
+        jobs.together(absent, "none")
