@@ -14,7 +14,7 @@ STYLES = [pathlib.Path(__file__).with_name(f"{name}_page.css") for name in ("pla
 WIDE, NARROW = (960.0, 300.0), (470.0, 190.0)
 KEYS = ("b", "c", "d", "e")  # colours of evaluations' lines
 APART = ("seconds", "targets")  # of an evaluation's figures, those that are no scores
-SHOWN = 20  # of a list of faults
+SHOWN = 20  # of a list of faults, or of attempts
 Run = Mapping[str, Any]
 
 
@@ -205,27 +205,35 @@ def goodput(run: Run) -> Markup | None:
         plan_charts.legend(segments, whole, "goodput"),
         element("ul", [element("li", note) for note in found["notes"]], class_="warnings"),
         element("h3", "By attempt"),
-        attempts(found, list(seconds)),
+        element("div", *attempts(found, list(seconds)), class_="attempts"),
         element("details", element("summary", "What the kinds are"), element("ul", words)),
     )
 
 
-def attempts(found: Mapping[str, Any], kinds: Sequence[str]) -> Markup:
+def attempts(found: Mapping[str, Any], kinds: Sequence[str]) -> list[Markup]:
+    """The last of them, and the earlier ones folded away; without kinds that took no time."""
+    every = found["attempts"]
+    kinds = [kind for kind in kinds if any(one["seconds"][kind] >= 0.05 for one in every)]
     heads = ["", "began", "steps", "ended", "first step after", *kinds]
     rows = []
-    for i, one in enumerate(found["attempts"], start=1):
+    for i, one in enumerate(every, start=1):
         first = sum(one["to_first"].values())
         rows.append(
             [
                 str(i),
                 moment(one["began"]),
-                f"{one['first']:,} to {one['last']:,}",
+                f"{one['first']:,} to {one['last']:,}" if first else "none",
                 one["ended"] or "no word of it",
                 duration(first) if first else "none",
                 *(duration(one["seconds"][kind]) for kind in kinds),
             ]
         )
-    return table(heads, rows, numbers=range(4, len(heads)))
+    right = range(4, len(heads))
+    shown = table(heads, rows[-SHOWN:], numbers=right)
+    if len(rows) <= SHOWN:
+        return [shown]
+    title = element("summary", f"{units.times(len(rows) - SHOWN, 'earlier attempt')}")
+    return [shown, element("details", title, table(heads, rows[:-SHOWN], numbers=right))]
 
 
 def faults(run: Run) -> Markup | None:

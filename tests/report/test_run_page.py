@@ -99,6 +99,20 @@ def test_the_goodput_bar_is_as_long_as_the_shares_say():
     assert "70.0 % of 1 min 40 s went to steps that count, in 2 attempts." in text()
 
 
+def test_of_many_attempts_the_last_are_seen_and_the_rest_is_folded():
+    goodput = run()["goodput"]
+    made = dict(goodput["attempts"][0], seconds=goodput["seconds"] | {"lost": 0.01}, to_first={})
+    found = tree(goodput=goodput | {"attempts": [made] * 30})
+    (part,) = [node for node in found.iter("div") if node.get("class") == "attempts"]
+    shown, folded = part.find("div"), part.find("details")
+    rows = [["".join(cell.itertext()) for cell in row] for row in shown.iter("tr")]
+    assert rows[0] == ["", "began", "steps", "ended", "first step after", *KINDS[:-1]]
+    assert [row[0] for row in rows[1:]] == [str(i) for i in range(11, 31)]
+    assert rows[1][2] == "none"
+    assert "10 earlier attempts" in folded.find("summary").text
+    assert len(list(folded.iter("tr"))) == 11
+
+
 def test_fields_that_were_changed_come_first_and_alone():
     assert "1 field of 3 changed from defaults." in text()
     tables = ["".join(node.itertext()) for node in tree().iter("table")]
