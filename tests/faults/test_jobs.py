@@ -37,8 +37,9 @@ def test_a_job_that_is_asked_to_stop_saves_and_goes_on_where_it_was(folder, numb
     process = launched(folder, name)
     wait_for_step(process, folder / name, 7)
     process.send_signal(number)
-    assert "is saved" in runs.finish(process, status)
-    assert sorted((folder / name / "checkpoints").iterdir())[-1].name not in ("5", "24")
+    at = int(re.findall(r"at step (\d+); it is saved", runs.finish(process, status))[-1])
+    assert 7 <= at < jobs.STEPS
+    assert at == max(int(path.name) for path in (folder / name / "checkpoints").iterdir())
     assert "step 24/24" in runs.finish(launched(folder, name))
     jobs.assert_same(folder / name, folder / "undisturbed")
 
