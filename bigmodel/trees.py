@@ -94,3 +94,8 @@ def on_host(tree: Tree) -> Tree:
 def count(tree: Tree) -> int:
     """Number of elements of all leaves (arrays or shapes)."""
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+
+
+def nbytes(tree: Tree) -> int:
+    """Bytes of all leaves (arrays or shapes), each once."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -81,8 +81,8 @@ def manifest(job: Job, snapshot: Snapshot) -> dict[str, Any]:
         "backoffLimit": 0,
         "podFailurePolicy": {
             "rules": [
-                fail_job([statuses.REFUSED]),
-                fail_job([statuses.TERMINATED]),
+                fail_job(statuses.REFUSED),
+                fail_job(statuses.TERMINATED),
                 {
                     "action": "FailJob",
                     "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
@@ -131,8 +131,8 @@ def manifest(job: Job, snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
-def fail_job(codes: list[int]) -> dict[str, Any]:
-    return {"action": "FailJob", "onExitCodes": {"operator": "In", "values": codes}}
+def fail_job(status: int) -> dict[str, Any]:
+    return {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [status]}}
 
 
 def pod(job: Job, snapshot: Snapshot, hosts: int) -> dict[str, Any]:

@@ -256,7 +256,7 @@ class Heartbeat:
         return 0 < times * self.stalled < now - self.where.since
 
     def _slowness(self, now: float) -> str:
-        """A step, or what it is, that takes long, and who has not come as far as this process."""
+        """What takes long here, and who has not come as far as this process."""
         phase, step, since = self.where
         what = f"step {step + 1:,}" if phase == "step" else f"the {phase} after step {step:,}"
         usual = (

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from bigmodel import trees
 from bigmodel.checkpoint import agreement
 from bigmodel.data import files
 from bigmodel.report import units
@@ -157,7 +158,7 @@ def check_room(
     Raises:
         AgreedError: there is too little of one of them; where, and how much.
     """
-    whole, part = sizes(state)
+    whole, part = trees.nbytes(state), held(state)
     copies = 1 + (jax.default_backend() == "cpu")  # there the state itself lies in memory as well
     own: Facts = {"host": socket.gethostname(), "part": part, "memory": memory()}
     own["disk"] = free(folder or ELSEWHERE)
@@ -187,15 +188,14 @@ def check_room(
             )
 
 
-def sizes(state: Any) -> tuple[int, int]:
-    """Bytes of a state, of the whole and of what this process's devices hold, each part once."""
-    whole = own = 0
+def held(state: Any) -> int:
+    """Bytes of a state that this process's devices hold, each part once."""
+    found = 0
     for leaf in jax.tree.leaves(state):
-        held = leaf.sharding.addressable_devices_indices_map(leaf.shape).values()
-        part = math.prod(leaf.sharding.shard_shape(leaf.shape))
-        whole += leaf.size * leaf.dtype.itemsize
-        own += len({str(index) for index in held}) * part * leaf.dtype.itemsize
-    return whole, own
+        parts = set(map(str, leaf.sharding.addressable_devices_indices_map(leaf.shape).values()))
+        size = math.prod(leaf.sharding.shard_shape(leaf.shape))
+        found += len(parts) * size * leaf.dtype.itemsize
+    return found
 
 
 def free(folder: epath.PathLike) -> float:

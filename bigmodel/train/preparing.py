@@ -115,8 +115,7 @@ def check_room(
     done = checkpoints.latest() or 0
     places = checkpoints.local.there() if checkpoints.local else []
     full = len(places) >= recipe.config.checkpoint.local_keep  # the oldest goes for the next
-    if jax.process_index() == 0:
-        checkpoints.persistent.sweep()
+    checkpoints.persistent.sweep()
     preflight.check_room(
         state,
         folder if done < recipe.steps else None,

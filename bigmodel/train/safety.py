@@ -44,7 +44,7 @@ def watched(settings: Any) -> Iterator[heartbeat.Heartbeat]:
     Args:
         settings: the config's section `watch`.
     """
-    process, processes = compat.place()
+    process, count = compat.place()
     heart = heartbeat.Heartbeat(
         silent=settings.silent_seconds,
         stalled=settings.stalled_seconds,
@@ -54,7 +54,7 @@ def watched(settings: Any) -> Iterator[heartbeat.Heartbeat]:
         try:
             yield heart
         except Exception as error:
-            if processes == 1 or isinstance(error, SHARED):
+            if count == 1 or isinstance(error, SHARED):
                 raise
             leave(heart, error)
 
@@ -76,7 +76,6 @@ def held(recipe: recipes.Recipe, folder: epath.Path, heart: heartbeat.Heartbeat)
             preflight.check(folder, recipes.sources(recipe.loaded))
         yield
     finally:
-        heart.beaten = lambda: ""
         if first:
             lock.release()
 
@@ -90,7 +89,7 @@ def leave(heart: heartbeat.Heartbeat, error: Exception) -> None:
         if not of_others and not refused:
             traceback.print_exception(error)
         print(f"bigmodel: the job ends: {why}", file=sys.stderr)
-    if jax.process_index() == 0 and not of_others:
+    if heart.process == 0 and not of_others:  # not jax's word: it may be what has failed
         time.sleep(2 * heart.every)  # jax's service ends with this process: the others read first
     status = statuses.REFUSED if refused else statuses.FAILED
     heartbeat.end_now(statuses.OF_OTHERS if of_others else status)

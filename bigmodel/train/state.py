@@ -183,7 +183,6 @@ def eval_params(parts: dict[str, Any], like: TrainState) -> Params:
 
 def describe(state: TrainState) -> str:
     """One line: parameters, and bytes of the whole state."""
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     count = trees.count((state.params, state.frozen))
     train = f" ({trees.count(state.params):,} train)" if state.frozen else ""
-    return f"{count:,} parameters{train}, {size / 2**20:,.0f} MiB of state"
+    return f"{count:,} parameters{train}, {trees.nbytes(state) / 2**20:,.0f} MiB of state"

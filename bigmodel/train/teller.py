@@ -87,7 +87,6 @@ class Teller:
 
         for entry in due:
             began = time.perf_counter()
-            self.job.heart.at("evaluate", step)
             measured = evaluate(recipe, params, entry, eval_step)
             self.job.heart.at("evaluate", step)
             if entry.scores:

@@ -15,6 +15,8 @@ import time
 import types
 import zlib
 
+import jax
+
 from bigmodel import __main__, compat, config
 from bigmodel.checkpoint import store
 from bigmodel.data import pipeline, tokenizers
@@ -128,6 +130,8 @@ def at_start():
             preflight.files.absent = lambda source: source.partition(":")[2]
         case "no-disk":
             shutil.disk_usage = lambda path: types.SimpleNamespace(total=2**40, free=2**10)  # type: ignore
+        case "no-device":
+            jax.config.update("jax_platforms", "absent")
         case "no-tokenizer":
             tokenizers.load = no_tokenizer
         case "unagreed":

@@ -20,6 +20,7 @@ SURVIVED = {  # name: (what happens, words that name the culprit)
     "unreadable":    ({"what": "unreadable"}, ("host 1", "tokens.npy")),
     "full":          ({"what": "full"}, ("host 1", "File too large")),
     "terminated":    ({"what": "terminated"}, ("asked to stop", "is saved")),
+    "no-device":     ({"what": "no-device"}, ("host 1", "absent")),
     "late":          ({"what": "late"}, ("missing 1",)),
     "first-late":    ({"what": "late", "process": 0}, ("process 1", "no process 0")),
 }
