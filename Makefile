@@ -42,10 +42,9 @@ quickstart: install
 test: install
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
-# Laws over every tiny config, or every size of every config, of which `make test` has some.
+# Laws over every family, tiny config or size, of which `make test` has some, and what takes long.
 test-families: install
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "families and not layouts" \
-		tests/adapt tests/costs tests/optimizers tests/recipe tests/train tests/test_scoring.py tests/test_weights.py
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "families and not layouts"
 
 # Every family under every layout.
 test-layouts: install

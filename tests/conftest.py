@@ -5,12 +5,13 @@ import os
 import pathlib
 import signal
 
+from tests import quick
+
 DEVICES = "--xla_force_host_platform_device_count"
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 if DEVICES not in os.environ.get("XLA_FLAGS", ""):  # set before jax is imported, by whomever
-    # Programs of tests run for milliseconds: unoptimised they compile twice as fast.
-    flags = f"{DEVICES}=8 --xla_backend_optimization_level=0"
+    flags = f"{DEVICES}=8 {quick.FLAGS}"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
 
 # Traces are millions of small objects that live on: looking for cycles among them is a fifth of

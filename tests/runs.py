@@ -11,9 +11,9 @@ from etils import epath
 from bigmodel.checkpoint import manifest
 from bigmodel.config import load_text
 from bigmodel.train import writers
+from tests import quick
 
 ROOT = pathlib.Path(__file__).parents[1]
-QUICK = "--xla_backend_optimization_level=0"  # to compile, not to run
 TEXT = ROOT / "tests" / "golden" / "text.jsonl"
 
 CONFIG = """
@@ -85,7 +85,8 @@ def start(*arguments: object, devices: int = 1, **variables: str) -> subprocess.
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": QUICK + (f" --xla_force_host_platform_device_count={devices}" * (devices > 1)),
+        "XLA_FLAGS": quick.FLAGS
+        + (f" --xla_force_host_platform_device_count={devices}" * (devices > 1)),
         **variables,
     }
     return subprocess.Popen(

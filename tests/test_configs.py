@@ -159,8 +159,14 @@ def test_a_head_says_the_command_that_runs_it(file):
 
 DECODERS = [name for name in [*TINY, "quickstart.py"] if load(name).config.model.name == "decoder"]
 
+# The parts that are not each other's: plain, with windows and norms of its own, of experts, of two
+# attentions. All of them: `make test-families`.
+FIRST = ("quickstart.py", "gemma.py:tiny", "mixtral.py:tiny", "prefix_lm.py:tiny")
 
-@pytest.mark.parametrize("name", DECODERS)
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.families] * (n not in FIRST)) for n in DECODERS]
+)
 def test_what_needs_no_download_learns(name):
     values = load(name).config
     assert (values.data.source, values.data.tokenizer) == ("python_stdlib", "bytes")

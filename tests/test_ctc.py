@@ -13,7 +13,6 @@ from bigmodel import config, objectives
 from bigmodel.decode import ctc as decoding
 from bigmodel.models import speech_encoder
 from tests.models.families import make, params, sounds
-from tests.quick import jit
 
 A, V = 5, 4  # labels 0, 1, 2 and the blank, 3
 
@@ -54,7 +53,7 @@ def batch_of(log_p, labels, frames=A, room=4):
     }
 
 
-value_and_grad = jit(
+value_and_grad = jax.jit(
     jax.value_and_grad(
         lambda scale, batch: objectives.OBJECTIVES["ctc"](Told())(scale, batch, None), has_aux=True
     )
@@ -165,7 +164,7 @@ def test_a_model_without_logits_of_frames_is_refused():
 def test_a_sound_of_that_many_frames_and_a_padded_one_say_the_same():
     model, batch = speech_encoder.make(vocab=5, mels=5, frames=12, width=8, heads=2), sounds(1, 1)
     batch["audio_segments"][:] = np.arange(12) < 7
-    made = jit(model.init)(jax.random.key(0), model.example)
+    made = jax.jit(model.init)(jax.random.key(0), model.example)
     made = jax.tree.map(lambda box: box.value, made, is_leaf=lambda x: hasattr(x, "names"))
     found = model.apply(made, batch)
     alone = model.apply(made, {"audio": batch["audio"][:, :7]})

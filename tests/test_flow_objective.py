@@ -11,7 +11,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 from bigmodel import config
 from bigmodel.objectives import flow as flows
 from bigmodel.train import step
-from tests.quick import jit
 
 B, SHAPE = 8, (4, 4, 2)
 
@@ -82,7 +81,7 @@ def test_draws_are_those_of_the_row_whatever_the_parts_order_and_mesh():
 
     def of_parts(times):
         split = step.accumulated(lambda p, _, *rest: gradient(p, *rest), times)
-        return jit(lambda b: split(PARAMS, {}, b, jax.random.key(2)))
+        return jax.jit(lambda b: split(PARAMS, {}, b, jax.random.key(2)))
 
     (whole, sums), grads = of_parts(1)(batch())
     turned = {name: array[::-1] for name, array in batch().items()}

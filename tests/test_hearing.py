@@ -94,6 +94,7 @@ def test_a_model_of_sound_wants_sound(ctc, whisper):
         assert hearing.hears(model.recipe) == (model is ctc)
 
 
+@pytest.mark.families  # for its time
 def test_whisper_writes_what_it_writes_of_one_file_alone(whisper, files):
     """As many tokens as it has positions, where nobody says a limit."""
     for how in (dict(temperature=0.0), dict(num_beams=2)):

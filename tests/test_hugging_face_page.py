@@ -12,7 +12,6 @@ from bigmodel import __main__ as door
 from bigmodel import config, convert, models, trees
 from tests import runs
 from tests.convert import folders
-from tests.quick import jit
 
 PAGE = (runs.ROOT / "docs/hugging_face.md").read_text()
 TEXT = ["Hello, I'm a language model, and what I say is short.", "def walk(top): 你好 🙂"]
@@ -26,7 +25,7 @@ def write_gpt2(folder):
     module, make = models.FAMILIES["decoder"]
     fields = {name: default for name, (_, default) in config.schema(module).items()} | SMALL
     model = make(**fields)
-    params = trees.flatten(meta.unbox(jit(model.init)(jax.random.key(0), model.example)))
+    params = trees.flatten(meta.unbox(jax.jit(model.init)(jax.random.key(0), model.example)))
     kind = convert.ARCHITECTURES["GPT2LMHeadModel"]
     convert.export(folder, "GPT2LMHeadModel", kind, fields, params, dtype="float32", ids={})
     library = tokenizers.Tokenizer(tokenizers.models.BPE())

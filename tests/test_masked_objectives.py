@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from bigmodel.objectives import tokens as objectives
-from tests.quick import jit
 
 B, T, D, V, N = 4, 9, 8, 23, 5
 
@@ -54,7 +53,7 @@ def nll(logits, targets):
 @functools.cache
 def gradient(name, **options):
     objective = getattr(objectives, name)(model(), **options)
-    return jit(jax.value_and_grad(lambda p, b: objective(p, b, None), has_aux=True))
+    return jax.jit(jax.value_and_grad(lambda p, b: objective(p, b, None), has_aux=True))
 
 
 def found(params, batch, name="masked_token", **options):

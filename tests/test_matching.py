@@ -75,6 +75,7 @@ def both(batch):
     return batch["tokens"], batch["segments"]
 
 
+@pytest.mark.families  # for its time
 def test_retrieval_of_a_split_counts_each_pair_once_whatever_the_batch_and_mesh():
     found = []
     for fields in ({"batch": 8}, {"batch": 6}, {"batch": 8, "mesh.fsdp": 4}):
@@ -114,6 +115,7 @@ def test_the_command_tells_the_likeliest_texts_of_each_image(fresh, pictures, mo
         run.sample(fresh, [], inputs=given)
 
 
+@pytest.mark.families  # for its time
 def test_a_trained_run_is_asked_from_the_command_line(tmp_path, pictures, capsys):
     from bigmodel import __main__ as door
 

@@ -11,7 +11,6 @@ import pytest
 
 from bigmodel import config
 from bigmodel.objectives import items, negatives
-from tests.quick import jit
 from tests.test_objectives import largest_float32
 
 B, T, D, N = 3, 5, 4, 11  # items 1 to N; 0 is padding, and two ids after them are none
@@ -49,7 +48,7 @@ def example():
 def found(batch, key=None, **options):
     """Loss, sums and gradients; of evaluation without a key."""
     objective = items.next_item(MODEL, items=N, **options)
-    run = jit(jax.value_and_grad(objective, has_aux=True))
+    run = jax.jit(jax.value_and_grad(objective, has_aux=True))
     (loss, sums), grads = run(example()[0], batch, key)
     return loss, sums, grads
 
@@ -106,7 +105,7 @@ def test_what_stands_for_the_softmaxs_sum_is_right_in_the_mean(draw):
     def one(hidden, ids):
         return how(params, hidden[None], ids[None], jnp.ones((1, 1)))[0]
 
-    losses = np.float64(jit(jax.vmap(one))(hidden, ids))
+    losses = np.float64(jax.jit(jax.vmap(one))(hidden, ids))
     _, logits, _ = stated()
     sums = np.exp(losses + logits[0, 0, target])
     error = sums.std() / math.sqrt(many)
@@ -163,7 +162,7 @@ def test_ranks_are_those_of_a_sort_and_ties_count_against():
     objective = items.next_item(MODEL, items=N)
     for value in (0.0, np.nan):  # knows nothing
         nothing = jax.tree.map(lambda x, v=value: np.full_like(x, v), params)
-        assert jit(objective)(nothing, batch, None)[1]["hit_rate_10"] == 0
+        assert jax.jit(objective)(nothing, batch, None)[1]["hit_rate_10"] == 0
 
 
 def test_sampled_ranks_are_among_the_negatives_of_the_batch():

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from bigmodel.objectives import tokens as objectives
-from tests.quick import jit
 
 B, T, D, V = 3, 13, 8, 29
 
@@ -70,7 +69,7 @@ def stated(params, batch, tied, *, z_loss, label_smoothing):
 
 def found(model, params, batch, **options):
     objective = objectives.next_token(model, **options)
-    gradient = jit(jax.value_and_grad(lambda p, b: objective(p, b, None), has_aux=True))
+    gradient = jax.jit(jax.value_and_grad(lambda p, b: objective(p, b, None), has_aux=True))
     (loss, sums), grads = gradient(params, batch)
     return loss, sums, grads
 
@@ -130,7 +129,7 @@ def test_sums_add_up_over_parts_of_the_batch():
 def test_only_the_loss_of_a_scaled_objective_is_scaled_and_its_gradient_with_it():
     params, batch = example()
     objective = objectives.next_token(of_head(True), chunk=4)
-    grads = jit(jax.grad(lambda p: 3 * objective(p, batch, None)[0]))(params)
+    grads = jax.jit(jax.grad(lambda p: 3 * objective(p, batch, None)[0]))(params)
     once = found(of_head(True), params, batch, chunk=4)[2]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, 3 * b, rtol=1e-5), grads, once)
 
@@ -176,7 +175,7 @@ def compiled(make):
     batch = {"rows": jnp.arange(b), "targets": jnp.zeros((b, t), int), "weights": jnp.ones((b, t))}
     objective = make(of_head(True))
     gradient = jax.value_and_grad(lambda p, b: objective(p, b, None), has_aux=True)
-    return jit(gradient).lower(params, batch)
+    return jax.jit(gradient).lower(params, batch)
 
 
 def largest_float32(text):

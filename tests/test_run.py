@@ -95,7 +95,11 @@ def test_evaluation_tells_of_data_that_it_prepares(trained, tmp_path, monkeypatc
     ("text", "overrides"),
     [
         (AVERAGED, []),
-        (runs.CONFIG, ["optimizer.name=schedule_free_adamw", "ema=0.5"]),
+        pytest.param(
+            runs.CONFIG,
+            ["optimizer.name=schedule_free_adamw", "ema=0.5"],
+            marks=pytest.mark.families,  # for its time
+        ),
         (runs.CONFIG, ["ema=0.5", "model.param_dtype=bfloat16"]),
     ],
     ids=["own schedule-free", "average of schedule-free", "average of bfloat16"],

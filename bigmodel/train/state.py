@@ -1,5 +1,6 @@
 """All that a run is at a step, and how it is born: sharded, on no host as a whole."""
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,8 +20,10 @@ from bigmodel.sharding import rules
 Params = Any
 
 # Random numbers are much code that runs once. On CPU it compiles in a third of the time like this,
-# and runs as fast (docs/performance.md); other platforms do not read the option.
-QUICK: dict[str, str | bool] = {"xla_backend_optimization_level": "1"}
+# and runs as fast (docs/performance.md); other platforms do not read the option. What XLA_FLAGS say
+# of it goes first.
+LEVEL = "xla_backend_optimization_level"
+QUICK: dict[str, str | bool] = {} if LEVEL in os.environ.get("XLA_FLAGS", "") else {LEVEL: "1"}
 
 
 class TrainState(flax.struct.PyTreeNode):

@@ -17,7 +17,7 @@ from bigmodel.sharding import mesh as meshes
 from bigmodel.sharding import rules
 from bigmodel.train import compiled, start
 from bigmodel.train import state as states
-from tests import quick, runs
+from tests import runs
 
 SGD = dict(optimizer=dict(name="sgd", clip=0.0, momentum=0.0), schedule=dict(warmup=0, peak=1.0))
 TINY = dict(width=16, heads=2, kv_heads=2, hidden=16, layers=4, scan=True, tied=False)
@@ -40,7 +40,7 @@ def after(recipe, steps):
     """The states before and after some steps, and the last metrics."""
     with meshes.use(recipe.mesh, recipe.rules):
         first = state = states.create(recipe)
-        step = quick.jit(compiled.train_step(recipe))
+        step = jax.jit(compiled.train_step(recipe))
         metrics = {}
         for at in range(steps):
             batch = pipeline.place(batches(), at, lambda *_: recipe.batch_sharding)
@@ -124,7 +124,7 @@ def test_merged_parameters_give_the_loss_of_adapters_beside_them():
     recipe, (_, last, _) = made(**SGD), trained()
     params = states.whole(last).params
     batch = pipeline.place(batches(), 0, lambda *_: recipe.batch_sharding)
-    objective = quick.jit(lambda p, b: recipe.objective(p, b, None)[0])
+    objective = jax.jit(lambda p, b: recipe.objective(p, b, None)[0])
     merged = recipe.tuning.merged(jax.device_put(params))
     assert not any(map(lora.is_adapter, trees.flatten(merged)))
     np.testing.assert_allclose(objective(merged, batch), objective(params, batch), rtol=1e-6)

@@ -9,7 +9,7 @@ from bigmodel import checkpoint
 from bigmodel.checkpoint import manifest
 from tests.checkpoint import states
 
-TRIALS = 40
+TRIALS = 24
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ from safetensors.numpy import load_file, save_file
 from bigmodel import config, convert, models, trees
 from bigmodel.data import tokenizers
 from tests.convert import cases, foreign_tokenizers
-from tests.quick import jit
 
 
 def quiet(_: str) -> None:
@@ -70,7 +69,7 @@ def made(architecture: str, folder: pathlib.Path, tokenizer: str = "", **fields:
     whole = {name: default for name, (_, default) in config.schema(module).items()} | fields
     whole |= dict(dtype="float32")
     model = make(**whole)
-    params = trees.flatten(meta.unbox(jit(model.init)(jax.random.key(0), model.example)))
+    params = trees.flatten(meta.unbox(jax.jit(model.init)(jax.random.key(0), model.example)))
     convert.export(folder, architecture, kind, whole, params, dtype="float32", ids=ids)
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -11,7 +12,6 @@ from bigmodel.decode import beam, sampling
 from bigmodel.decode import generate as decoding
 from tests.convert import cases, folders
 from tests.models.families import at
-from tests.quick import jit
 
 over_cases = pytest.mark.parametrize("name", cases.CASES)
 MOST = 10**6  # an end that no text has
@@ -39,7 +39,7 @@ def given(found):
 @over_cases
 def test_outputs_are_those_of_transformers(name, made):
     found, _, _, model, _, params = made(name)
-    outputs = jit(model.apply)(params, given(found))
+    outputs = jax.jit(model.apply)(params, given(found))
     assert found["outputs"]
     for path, wanted in found["outputs"].items():
         np.testing.assert_allclose(at(path, outputs), wanted, rtol=1e-4, atol=1e-4, err_msg=path)

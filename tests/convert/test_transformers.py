@@ -3,12 +3,12 @@
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
 from bigmodel import convert, trees
 from tests.convert import cases, folders
-from tests.quick import jit
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch")
@@ -84,7 +84,7 @@ def test_models_of_sizes_drawn_anew_compute_alike(architecture, seed, tmp_path, 
         wanted = record.outputs(model)["logits"].numpy()
     folder, model, _, params = folders.opened(tmp_path)
     kind = folder.architecture.model_type
-    logits = jit(model.apply)(params, cases.inputs(kind, fields))["logits"]
+    logits = jax.jit(model.apply)(params, cases.inputs(kind, fields))["logits"]
     np.testing.assert_allclose(logits, wanted, rtol=1e-4, atol=1e-4)
 
 

@@ -13,7 +13,6 @@ from bigmodel.decode import beam
 from bigmodel.decode.beam import search
 from tests.decode.test_generate import MODEL, PARAMS, PROMPTS, full_logits
 from tests.models.families import PAIRS, make, pairs, params
-from tests.quick import jit
 
 run = functools.partial(search, MODEL, PARAMS)
 EOS, VOCAB = 2, 3  # two tokens that go on, and one that ends
@@ -100,7 +99,7 @@ def test_scores_of_what_is_found_for_a_source_are_those_of_the_full_forward(name
     source = {key: batch[key] for key in ("source", "source_segments")}
     how = dict(num_beams=3, num_return_sequences=3, max_new_tokens=5, eos=end, length_penalty=0.0)
     found = search(model, params(name), [np.array([first])] * 2, inputs=source, **how)
-    apply = jit(model.apply)
+    apply = jax.jit(model.apply)
     for row, hypotheses in enumerate(found):
         alone = {key: array[row : row + 1] for key, array in source.items()}
         for tokens, score in hypotheses:

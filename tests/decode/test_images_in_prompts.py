@@ -1,5 +1,6 @@
 """Laws of prompts with images and prefixes: a text goes on as the full forward pass says."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -11,7 +12,6 @@ from tests import runs
 from tests.data.test_image_text import picture
 from tests.models import variants
 from tests.models.families import images, make, params
-from tests.quick import jit
 
 GREEDY = Sampling(temperature=0.0)
 
@@ -29,7 +29,7 @@ def test_places_of_patches_follow_the_padding_before_a_prompt():
 
 def written(model, params, prompts, pixels, prefix, count):
     """Greedy text by whole forward passes, a row at a time."""
-    apply, found = jit(model.apply), []
+    apply, found = jax.jit(model.apply), []
     for row, prompt in enumerate(prompts):
         ids, given = list(prompt), len(prompt)
         for _ in range(count):
@@ -80,6 +80,7 @@ def workdir(tmp_path_factory):
     return folder
 
 
+@pytest.mark.families  # for its time
 def test_a_run_is_asked_about_files_of_images(workdir, tmp_path):
     for number in range(2):
         picture(tmp_path / f"{number}.png", number)
@@ -89,6 +90,7 @@ def test_a_run_is_asked_about_files_of_images(workdir, tmp_path):
     assert [len(samples) for samples in found] == [1, 1]
 
 
+@pytest.mark.families  # for its time
 @pytest.mark.parametrize(
     "inputs, words",
     [

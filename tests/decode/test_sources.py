@@ -1,12 +1,12 @@
 """Laws of text that is written from a source: it is the full forward's, whichever row it is in."""
 
+import jax
 import numpy as np
 import pytest
 
 from bigmodel.decode.generate import generate
 from bigmodel.decode.sampling import Sampling
 from tests.models.families import PAIRS, make, pairs, params
-from tests.quick import jit
 
 BEGINNINGS = [np.array([1]), np.array([1, 5, 3]), np.array([1, 4])]
 
@@ -18,7 +18,7 @@ def test_greedy_text_of_a_source_is_that_of_the_full_forward(name):
     inputs = {key: batch[key] for key in ("source", "source_segments")}
     how = dict(max_new_tokens=4, sampling=Sampling(temperature=0.0), inputs=inputs)
     found = generate(model, params(name), BEGINNINGS, rows=2, multiple=2, **how)
-    apply = jit(model.apply)
+    apply = jax.jit(model.apply)
     for row, text in enumerate(BEGINNINGS):
         alone = {key: array[row : row + 1] for key, array in inputs.items()}
         for token in found[row]:

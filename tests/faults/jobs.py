@@ -8,7 +8,7 @@ import time
 from typing import NamedTuple
 
 from bigmodel.launch import local
-from tests import runs
+from tests import quick, runs
 
 
 def environment():
@@ -83,7 +83,7 @@ def supervisor(
         restarts=restarts,
         grace=20.0,
         variables={
-            "XLA_FLAGS": f"{runs.QUICK} --xla_force_host_platform_device_count={devices // hosts}",
+            "XLA_FLAGS": f"{quick.FLAGS} --xla_force_host_platform_device_count={devices // hosts}",
             "PYTHONPATH": str(runs.ROOT),
             "FAULT": json.dumps(fault),
             **(variables or {}),

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from bigmodel.layers import attention, attention_bands
-from tests.quick import jit
 
 # One row is one situation; what it leaves out is as in DEFAULTS.
 DEFAULTS = dict(B=2, T=12, S=12, H=2, K=2, causal=True, window=0, offset=0, scale=None, softcap=0.0)
@@ -113,7 +112,7 @@ def value_and_gradient(attend, arrays, fields, **more):
         out = attend(q, k, v, **fields, **more)
         return (out * cotangent).sum(), out
 
-    grads, out = jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(q, k, v)
+    grads, out = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(q, k, v)
     return out, grads
 
 
@@ -181,7 +180,9 @@ def test_a_bias_has_the_gradient_of_the_reference(attend):
     bias = fields.pop("bias")
 
     def gradient(attend):
-        return jit(jax.grad(lambda b: (attend(q, k, v, bias=b, **fields) * cotangent).sum()))(bias)
+        return jax.jit(jax.grad(lambda b: (attend(q, k, v, bias=b, **fields) * cotangent).sum()))(
+            bias
+        )
 
     wanted = gradient(attention.reference)
     np.testing.assert_allclose(gradient(attend), wanted, rtol=2e-5, atol=2e-6)
@@ -206,7 +207,7 @@ def test_an_offset_may_be_known_only_when_the_program_runs(attend):
     arrays, fields = case("offset")
     offset = fields.pop("offset")
     options = {name: value for name, value in fields.items() if value is not None}
-    out = jit(lambda q, k, v, at: attend(q, k, v, offset=at, **options))(*arrays[:3], offset)
+    out = jax.jit(lambda q, k, v, at: attend(q, k, v, offset=at, **options))(*arrays[:3], offset)
     np.testing.assert_allclose(out, by_reference("offset")[0], rtol=1e-5, atol=1e-6)
 
 
@@ -243,7 +244,7 @@ def test_gradients_reach_the_keys_that_the_docstring_draws_and_no_others(attend)
     def outputs(k, v):
         return attend(q, k, v, segments, window=3).sum((0, 2, 3))
 
-    of_k, of_v = jit(jax.jacrev(outputs, argnums=(0, 1)))(k, v)
+    of_k, of_v = jax.jit(jax.jacrev(outputs, argnums=(0, 1)))(k, v)
     np.testing.assert_array_equal(np.abs(of_v).sum((1, 3, 4)) > 0, mask)
     alone = mask.sum(1, keepdims=True) == 1  # a query that sees one key has no choice to change
     np.testing.assert_array_equal(np.abs(of_k).sum((1, 3, 4)) > 1e-7, mask & ~alone)
@@ -252,7 +253,7 @@ def test_gradients_reach_the_keys_that_the_docstring_draws_and_no_others(attend)
 @over_all
 def test_padding_changes_nothing_for_the_tokens_beside_it(attend):
     (q, k, v, _), _ = case("grouped")
-    run, out = jit(attend), by_reference("grouped")[0]
+    run, out = jax.jit(attend), by_reference("grouped")[0]
     for before in (0, 2, 3):
         wide = [(0, 0), (before, 3 - before), (0, 0), (0, 0)]
         padded = [np.pad(x, wide, constant_values=7.0) for x in (q, k, v)]
@@ -264,9 +265,9 @@ def test_padding_changes_nothing_for_the_tokens_beside_it(attend):
 @over_all
 def test_packed_documents_are_as_if_alone(attend):
     (q, k, v, _), _ = case("grouped")
-    packed = jit(attend)(q, k, v, np.array([[1] * 5 + [2] * 7] * 2))
+    packed = jax.jit(attend)(q, k, v, np.array([[1] * 5 + [2] * 7] * 2))
     for part in (np.s_[:, :5], np.s_[:, 5:]):
-        alone = jit(attention.reference)(q[part], k[part], v[part])
+        alone = jax.jit(attention.reference)(q[part], k[part], v[part])
         np.testing.assert_allclose(packed[part], alone, rtol=1e-5, atol=1e-6)
 
 
@@ -281,7 +282,7 @@ def test_a_row_that_sees_nothing_is_finite_in_value_and_gradient():
 def test_bfloat16_gives_bfloat16_close_to_float32(attend):
     arrays, fields = case("all")
     halves = [jnp.asarray(x, jnp.bfloat16) for x in arrays[:3]]
-    out = jit(functools.partial(attend, **fields))(*halves)
+    out = jax.jit(functools.partial(attend, **fields))(*halves)
     assert out.dtype == jnp.bfloat16
     assert np.abs(out.astype(jnp.float32) - by_reference("all")[0]).max() < 0.03
 
@@ -291,7 +292,7 @@ def temporary_bytes(attend, T):
         return attend(q, k, v).sum()
 
     x = jax.ShapeDtypeStruct((1, T, 1, 16), jnp.float32)
-    compiled = jit(jax.value_and_grad(loss, argnums=(0, 1, 2))).lower(x, x, x).compile()
+    compiled = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2))).lower(x, x, x).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 
 

@@ -8,7 +8,6 @@ import pytest
 from flax.core import meta
 
 from bigmodel.layers import experts, router
-from tests.quick import jit
 
 B, T, D, F, E, K = 2, 10, 6, 5, 4, 2
 DRAW = np.random.default_rng(0)
@@ -56,7 +55,7 @@ def program(compute, room):
         y = compute(x, routes, experts.Kernels(gate, up, down, "silu", room))
         return (y * COTANGENT).sum(), y
 
-    return jit(jax.grad(loss, argnums=(0, 1, 2, 3, 4), has_aux=True))
+    return jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3, 4), has_aux=True))
 
 
 def value_and_gradient(compute, *, room=0, chosen=CHOSEN, keep=ALL):
@@ -152,14 +151,14 @@ def make_layer(*, shared=0, capacity=0.0, dtype="float32"):
 
 @functools.cache
 def layer_params(shared=0):
-    made = jit(make_layer(shared=shared).init)(jax.random.key(0), X)["params"]
+    made = jax.jit(make_layer(shared=shared).init)(jax.random.key(0), X)["params"]
     return meta.unbox(made)
 
 
 def test_a_layer_is_its_router_and_its_experts():
     params = layer_params()
-    y, sums = jit(make_layer().apply)({"params": params}, X)
-    routes = jit(make_layer().router().apply)({"params": params["router"]}, X, None)
+    y, sums = jax.jit(make_layer().apply)({"params": params}, X)
+    routes = jax.jit(make_layer().router().apply)({"params": params["router"]}, X, None)
     kernels = [params[name]["kernel"] for name in NAMES]
     wanted, _ = plain(X, routes.weights, *kernels, chosen=np.asarray(routes.chosen))
     np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=1e-5)
@@ -169,8 +168,8 @@ def test_a_layer_is_its_router_and_its_experts():
 
 def test_a_layer_with_room_is_the_dropless_one_without_those_it_drops():
     params = layer_params()
-    y, sums = jit(make_layer(capacity=0.6).apply)({"params": params}, X)
-    routes = jit(make_layer(capacity=0.6).router().apply)({"params": params["router"]}, X, None)
+    y, sums = jax.jit(make_layer(capacity=0.6).apply)({"params": params}, X)
+    routes = jax.jit(make_layer(capacity=0.6).router().apply)({"params": params["router"]}, X, None)
     keep = np.asarray(routes.keep)
     assert sums["stats"]["dropped"] == (~keep).sum() > 0
     kernels = [params[name]["kernel"] for name in NAMES]
@@ -183,14 +182,14 @@ def test_shared_experts_are_added_for_every_token_without_a_weight():
     assert params["shared"]["gate"]["kernel"].shape == (D, 2 * F)
     alone = {name: leaf for name, leaf in params.items() if name != "shared"}
     given = (X, SOME[..., 0])
-    y, _ = jit(make_layer(shared=2).apply)({"params": params}, *given)
-    chosen, _ = jit(make_layer().apply)({"params": alone}, *given)
+    y, _ = jax.jit(make_layer(shared=2).apply)({"params": params}, *given)
+    chosen, _ = jax.jit(make_layer().apply)({"params": alone}, *given)
     gate, up, down = (np.float64(params["shared"][name]["kernel"]) for name in NAMES)
     np.testing.assert_allclose(y - chosen, (silu(X @ gate) * (X @ up)) @ down, rtol=1e-4, atol=1e-5)
 
 
 def test_padding_goes_through_no_expert():
-    y, _ = jit(make_layer().apply)({"params": layer_params()}, X, SOME[..., 0])
+    y, _ = jax.jit(make_layer().apply)({"params": layer_params()}, X, SOME[..., 0])
     np.testing.assert_array_equal(np.abs(y).max(-1) > 0, SOME[..., 0])
 
 

@@ -15,7 +15,6 @@ from bigmodel.layers import (
     latent_attention,
     positions,
 )
-from tests.quick import jit
 
 B, T, D, H = 2, 7, 10, 3
 QUERY_RANK, KV_RANK, PLAIN, TURNED, VALUE = 6, 5, 4, 2, 3
@@ -50,7 +49,7 @@ def make(attend=attention.reference, scale=None):
 def apply(x, segments=SEGMENTS, places=PLACES, *, window=0, turned=True, **fields):
     angles = positions.Rotary().angles(places, TURNED) if turned else None
     given = (x, segments, angles, None)
-    run = jit(functools.partial(make(**fields).apply, window=window, layer=0, cache=None))
+    run = jax.jit(functools.partial(make(**fields).apply, window=window, layer=0, cache=None))
     return run({"params": PARAMS}, *given)[0]
 
 
@@ -146,7 +145,7 @@ def value_and_gradient(attend, K, V):
         out = attend(q, k, v, SEGMENTS, window=4)
         return (out * cotangent).sum(), out
 
-    grads, out = jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(q, k, v)
+    grads, out = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(q, k, v)
     return out, *grads
 
 
@@ -166,7 +165,7 @@ def in_two_parts(K, V, window=4):
         of_q, of_k, of_v = zip(*grads, strict=True)
         return out, sum(of_q), *(jnp.concatenate(grad, axis=1) for grad in (of_k, of_v))
 
-    return jit(lambda: run(pieces))()
+    return jax.jit(lambda: run(pieces))()
 
 
 @pytest.mark.parametrize("V, K", [(2, H), (6, 1)], ids=["narrower", "wider, grouped"])

@@ -8,7 +8,6 @@ import pytest
 from flax.core import meta
 
 from bigmodel.layers import router
-from tests.quick import jit
 
 B, T, D, E, K = 2, 12, 8, 8, 2
 DEFAULTS = dict(
@@ -39,7 +38,7 @@ CASES = {
 @functools.cache
 def program(**changes):
     module = router.Router(**(DEFAULTS | changes))
-    return jit(lambda params, *given: module.apply({"params": params}, *given))
+    return jax.jit(lambda params, *given: module.apply({"params": params}, *given))
 
 
 def params_of(changes, kernel=KERNEL):
@@ -211,7 +210,7 @@ def test_the_gradient_of_a_balance_bias_is_how_much_more_than_the_mean_is_chosen
         routes = module.apply({"params": params}, X, REAL)
         return routes.losses["steering"] + routes.weights.sum(), routes
 
-    grads, routes = jit(jax.grad(loss, has_aux=True))(params_of(dict(balance=True)))
+    grads, routes = jax.jit(jax.grad(loss, has_aux=True))(params_of(dict(balance=True)))
     load = np.asarray(routes.stats["load"])
     assert np.ptp(load) > 0
     np.testing.assert_allclose(grads["balance"], load - load.mean(), rtol=1e-6)
@@ -225,7 +224,7 @@ def test_the_losses_reach_the_kernel_and_padding_does_not():
         losses = module.apply({"params": {"kernel": kernel}}, x, REAL).losses
         return losses["balance"] + losses["router_z"]
 
-    of_kernel, of_x = jit(jax.grad(loss, argnums=(0, 1)))(KERNEL, X)
+    of_kernel, of_x = jax.jit(jax.grad(loss, argnums=(0, 1)))(KERNEL, X)
     assert (np.abs(of_kernel).max(0) > 0).all()
     np.testing.assert_array_equal(np.abs(of_x).max(-1) > 0, REAL)
 
@@ -238,6 +237,6 @@ def test_a_row_of_padding_alone_costs_nothing_and_is_finite():
 def test_a_bias_starts_at_zero_and_is_only_there_when_wanted():
     for balance in (False, True):
         module = router.Router(**(DEFAULTS | dict(balance=balance)))
-        made = meta.unbox(jit(module.init)(jax.random.key(0), X, None)["params"])
+        made = meta.unbox(jax.jit(module.init)(jax.random.key(0), X, None)["params"])
         assert set(made) == {"kernel", "balance"} if balance else {"kernel"}
         assert not balance or (np.asarray(made["balance"]) == 0).all()

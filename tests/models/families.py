@@ -37,7 +37,6 @@ from tests.models.batches import (
     spoken,
     texts,
 )
-from tests.quick import jit
 
 SMALL = dict(width=16, heads=4, layers=2, dtype="float32")
 
@@ -277,4 +276,4 @@ def program(model: Any, name: str):
         besides = sum(at(path, outputs) for path in FAMILIES[name].of_no_row)
         return besides + sum((x * w).sum() for x, w in zip(found, weights, strict=True)), found
 
-    return jit(jax.grad(total, has_aux=True))
+    return jax.jit(jax.grad(total, has_aux=True))

@@ -22,7 +22,6 @@ from tests.models.variants import (
     params,
     program,
 )
-from tests.quick import jit
 
 over_variants = pytest.mark.parametrize("name", VARIANTS)
 
@@ -155,7 +154,7 @@ def test_what_stands_in_the_padding_changes_nothing(name):
 
 @pytest.mark.parametrize("name", ["gpt", "llama", "original"])
 def test_only_tokens_are_needed(name):
-    alone = jit(make(name).apply)(params(name), {"tokens": batch()["tokens"]})
+    alone = jax.jit(make(name).apply)(params(name), {"tokens": batch()["tokens"]})
     assert_close(alone["logits"], outputs_of(name, batch())["logits"], 1e-5)
 
 
@@ -180,8 +179,8 @@ def test_cached_decoding_is_the_whole_forward_pass_position_by_position(name, at
     }
     laid = jax.tree.map(np.int32, laid)
 
-    step = jit(model.apply)
-    cache, found = jit(model.new_cache, static_argnums=2)(values, laid, T + 2), []
+    step = jax.jit(model.apply)
+    cache, found = jax.jit(model.new_cache, static_argnums=2)(values, laid, T + 2), []
     for start in range(0, T, at_a_time):
         columns = slice(start, start + at_a_time)
         outputs = step(values, {key: x[:, columns] for key, x in laid.items()}, None, cache)
@@ -197,7 +196,7 @@ def test_a_cache_is_written_at_its_index_alone_and_its_layers_lead():
     model, values = make("llama"), params("llama")
     cache = model.new_cache(values, batch(), 20)
     assert cache["key"].shape == cache["value"].shape == (2, 2, 20, 2, 4)
-    outputs = jit(model.apply)(values, batch(), None, cache | {"index": jnp.int32(3)})
+    outputs = jax.jit(model.apply)(values, batch(), None, cache | {"index": jnp.int32(3)})
     key = np.asarray(outputs["cache"]["key"])
     assert (key[:, :, :3] == 0).all()
     assert (key[:, :, 3:15] != 0).any((-1, -2)).all()
@@ -225,19 +224,19 @@ def test_parameters_are_of_their_dtype_and_outputs_of_the_other(name, dtype, par
 @pytest.mark.parametrize("name", ["gpt", "gemma2"])
 def test_bfloat16_is_close_to_float32(name):
     exact = np.asarray(outputs_of(name, batch())["logits"])
-    rounded = jit(make(name, dtype="bfloat16").apply)(params(name), batch())["logits"]
+    rounded = jax.jit(make(name, dtype="bfloat16").apply)(params(name), batch())["logits"]
     assert np.linalg.norm(rounded - exact) < 0.03 * np.linalg.norm(exact)
 
 
 def test_a_logit_softcap_bounds_the_logits_and_keeps_their_order():
     capped = outputs_of("gemma2", batch())["logits"]
-    free = jit(make("gemma2", logit_softcap=0.0).apply)(params("gemma2"), batch())["logits"]
+    free = jax.jit(make("gemma2", logit_softcap=0.0).apply)(params("gemma2"), batch())["logits"]
     assert np.abs(capped).max() < 1.0 < np.abs(free).max()
     assert_close(capped, np.tanh(np.asarray(free)), 1e-5)
 
 
 def test_a_window_is_felt_where_the_text_is_longer():
-    wide = jit(make("gemma2", window=T).apply)(params("gemma2"), batch())["logits"]
+    wide = jax.jit(make("gemma2", window=T).apply)(params("gemma2"), batch())["logits"]
     narrow = outputs_of("gemma2", batch())["logits"]
     assert_close(wide[:, :4], narrow[:, :4], 1e-5)
     assert np.abs(wide[:, 5:] - narrow[:, 5:]).max() > 1e-2
@@ -245,8 +244,8 @@ def test_a_window_is_felt_where_the_text_is_longer():
 
 def test_local_layers_turn_by_their_own_base():
     """Only the one global layer in three feels the global base."""
-    other = jit(make("gemma3", rope_theta=1e4, rope_factor=1.0, pattern=("local",)).apply)
-    all_local = jit(make("gemma3", pattern=("local",)).apply)
+    other = jax.jit(make("gemma3", rope_theta=1e4, rope_factor=1.0, pattern=("local",)).apply)
+    all_local = jax.jit(make("gemma3", pattern=("local",)).apply)
     given = params("gemma3"), batch()
     assert_close(other(*given)["logits"], all_local(*given)["logits"], 1e-6)
     assert (
@@ -263,7 +262,7 @@ def test_a_pattern_goes_on_from_dense_layers_to_those_of_experts():
 
     def logits(*pattern):
         model = make("deepseek", layers=2, pattern=pattern, window=2)
-        return jit(model.apply)(values, batch())["logits"]
+        return jax.jit(model.apply)(values, batch())["logits"]
 
     assert_close(logits("local", "global"), logits("global"), 1e-6)
     assert np.abs(logits("global", "local") - logits("global")).max() > 1e-3
@@ -284,4 +283,4 @@ def test_losses_are_means_over_the_layers_of_experts_and_loads_are_sums():
 
 
 def outputs_after(name, stack, **more):
-    return jit(make(name, **more).apply)(params(name) | {"layers": stack}, batch())
+    return jax.jit(make(name, **more).apply)(params(name) | {"layers": stack}, batch())

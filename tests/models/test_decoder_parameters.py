@@ -10,7 +10,6 @@ from flax.core import meta
 from bigmodel import objectives, trees
 from bigmodel.models import decoder
 from tests.models.variants import VARIANTS, T, batch, make, shapes
-from tests.quick import jit
 
 
 def is_box(leaf):
@@ -98,7 +97,7 @@ def test_a_stack_is_the_same_whatever_runs_it():
 def initial(name, **more):
     model = make(name, width=64, hidden=256, vocab=512, **more)
     key = jax.random.key(0, impl="rbg")  # compiles in a tenth of the time of threefry
-    return trees.flatten(meta.unbox(jit(model.init)(key, batch())))
+    return trees.flatten(meta.unbox(jax.jit(model.init)(key, batch())))
 
 
 def test_kernels_start_as_published_for_gpt():
@@ -151,7 +150,9 @@ def test_no_array_of_all_logits_is_in_a_whole_step(tied):
     model = make("gpt", vocab=4096, tied=tied, remat="full")
     given = batch(rows=16) | {"targets": np.zeros((16, T), np.int32)}
     objective = objectives.next_token(model)
-    lowered = jit(jax.value_and_grad(lambda p: objective(p, given, None)[0])).lower(shapes(model))
+    lowered = jax.jit(jax.value_and_grad(lambda p: objective(p, given, None)[0])).lower(
+        shapes(model)
+    )
     program, logits = lowered.compile(), 16 * T * 4096
     dimensions = (shape.split("]")[0] for shape in program.as_text().split("f32[")[1:])
     assert max(np.prod([int(n) for n in d.split(",") if n]) for d in dimensions) < logits

@@ -15,7 +15,6 @@ from bigmodel.layers import modulated
 from bigmodel.models import dit, vit
 from tests import runs
 from tests.models import families
-from tests.quick import jit
 
 EPSILON = 1e-6
 
@@ -27,17 +26,17 @@ def batch(rows=3):
 def test_at_the_start_nothing_moves():
     """Zero gates make every block the identity, and a zero last product all velocities zero."""
     model = families.make("dit")
-    params = meta.unbox(jit(model.init)(jax.random.key(0), model.example))
-    assert not np.any(jit(model.apply)(params, batch())["velocity"])
+    params = meta.unbox(jax.jit(model.init)(jax.random.key(0), model.example))
+    assert not np.any(jax.jit(model.apply)(params, batch())["velocity"])
 
     params["velocity"] = families.params("dit")["velocity"]
-    whole = jit(model.apply)(params, batch())["velocity"]
+    whole = jax.jit(model.apply)(params, batch())["velocity"]
     params["layers"] = {
         name: family if name == "modulation" else jax.tree.map(lambda p: 5 * p + 1, family)
         for name, family in params["layers"].items()
     }
     assert np.abs(whole).max() > 0.1
-    np.testing.assert_array_equal(jit(model.apply)(params, batch())["velocity"], whole)
+    np.testing.assert_array_equal(jax.jit(model.apply)(params, batch())["velocity"], whole)
 
 
 def silu(x):
@@ -97,7 +96,7 @@ def test_patches_put_together_are_the_image():
 @functools.cache
 def velocity(**fields):
     model = families.make("dit", **fields)
-    return functools.partial(jit(model.apply), families.params("dit"))
+    return functools.partial(jax.jit(model.apply), families.params("dit"))
 
 
 def test_a_dropped_class_is_no_class():

@@ -17,14 +17,13 @@ from tests.models.variants import (
     params,
     shapes,
 )
-from tests.quick import jit
 
 RATES = dict(dropout=0.3, attention_dropout=0.2)
 
 
 def forward(**more):
     model = make("gpt", **RATES, **more)
-    return jit(lambda batch, key: model.apply(params("gpt"), batch, {"dropout": key})["logits"])
+    return jax.jit(lambda batch, key: model.apply(params("gpt"), batch, {"dropout": key})["logits"])
 
 
 def test_dropout_is_fixed_by_its_key_and_other_for_another_step():
@@ -35,7 +34,7 @@ def test_dropout_is_fixed_by_its_key_and_other_for_another_step():
 
 
 def test_dropout_happens_only_when_there_is_a_key():
-    without = jit(make("gpt", **RATES).apply)(params("gpt"), batch())["logits"]
+    without = jax.jit(make("gpt", **RATES).apply)(params("gpt"), batch())["logits"]
     np.testing.assert_array_equal(without, outputs_of("gpt", batch())["logits"])
 
 
@@ -67,7 +66,7 @@ def test_recomputed_layers_draw_their_masks_again():
 def test_each_layer_draws_masks_of_its_own():
     """A stack whose layers add ones, in which one layer at a time is silenced."""
     silent = jax.tree.map(np.zeros_like, params("gpt")["layers"])
-    apply = jit(
+    apply = jax.jit(
         lambda layers: make("gpt", dropout=0.5).apply(
             params("gpt") | {"layers": layers}, batch(), {"dropout": jax.random.key(0)}
         )["hidden"]
@@ -86,7 +85,7 @@ def test_dense_layers_before_experts_draw_masks_of_their_own():
     model = make("mixtral", dropout=0.5, bias=True, dense_layers=1)
     silent = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes(model))
     silent |= {"final_norm": {"scale": np.ones(WIDTH, np.float32)}}
-    apply = jit(lambda params: model.apply(params, batch(), {"dropout": jax.random.key(0)}))
+    apply = jax.jit(lambda params: model.apply(params, batch(), {"dropout": jax.random.key(0)}))
 
     def only(stack):
         one = lambda path, leaf: leaf + (path == f"{stack}/attention/out/bias")  # noqa: E731

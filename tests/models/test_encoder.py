@@ -11,7 +11,6 @@ from flax.core import meta
 from bigmodel import config, recipe, trees
 from bigmodel.models import encoder
 from tests.models.families import make, params, texts
-from tests.quick import jit
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
@@ -103,7 +102,7 @@ def stated(params, batch, epsilon):
 
 def test_bert_is_its_formula_in_float64():
     batch = texts(3, 0)
-    found = jit(make("bert").apply)(params("bert"), batch)
+    found = jax.jit(make("bert").apply)(params("bert"), batch)
     found = found | found.pop("embeddings")
     real = batch["segments"] > 0
     for name, wanted in stated(params("bert"), batch, 1e-12).items():
@@ -116,7 +115,7 @@ def test_the_mean_that_is_pooled_is_that_of_the_first_document():
     batch = {name: array for name, array in texts(3, 0).items() if name != "token_types"}
     batch["segments"][2] = 0  # a row that only fills up a batch
     model = make("bert", pooling="mean")
-    found = jit(model.apply)(params("bert"), batch)
+    found = jax.jit(model.apply)(params("bert"), batch)
     own = np.asarray(batch["segments"] == 1)[..., None]
     mean = (np.asarray(found["hidden"]) * own).sum(1) / np.maximum(own.sum(1), 1)
     pooler = params("bert")["pooler"]
@@ -129,7 +128,7 @@ def test_a_token_sees_what_comes_after_it(name):
     batch = texts(1, 0)
     first = dict(batch, tokens=batch["tokens"].copy())
     first["tokens"][0, 1] += 1
-    run = jit(make(name).apply)
+    run = jax.jit(make(name).apply)
     one, other = (np.asarray(run(params(name), b)["hidden"])[0, 0] for b in (batch, first))
     assert np.abs(one - other).max() > 1e-3
 
@@ -138,15 +137,15 @@ def test_positions_of_roberta_begin_after_the_offset():
     batch = {"tokens": np.arange(8, dtype=np.int32)[None]}
     moved = make("roberta", position_offset=0, length=10)
     place = {"positions": np.arange(8, dtype=np.int32)[None] + 2}
-    one = jit(make("roberta").apply)(params("roberta"), batch)["hidden"]
-    other = jit(moved.apply)(params("roberta"), batch | place)["hidden"]
+    one = jax.jit(make("roberta").apply)(params("roberta"), batch)["hidden"]
+    other = jax.jit(moved.apply)(params("roberta"), batch | place)["hidden"]
     np.testing.assert_allclose(one, other, rtol=1e-6)
 
 
 def test_one_token_type_is_that_of_all_tokens():
     batch = texts(1, 0)
     types = dict(batch, token_types=np.ones((1, 8), np.int32))
-    run = jit(make("roberta").apply)
+    run = jax.jit(make("roberta").apply)
     one, other = (run(params("roberta"), b)["hidden"] for b in (batch, types))
     np.testing.assert_array_equal(one, other)
     assert np.isfinite(one).all()

@@ -12,7 +12,6 @@ from bigmodel import config, recipe, trees
 from bigmodel.data import paired
 from bigmodel.models import encoder_decoder
 from tests.models.families import PAIRS, SMALL, make, pairs, params
-from tests.quick import jit
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
@@ -25,7 +24,7 @@ def assert_close(found, wanted, tolerance=2e-5):
 
 @functools.cache
 def applied(name):
-    return jit(make(name).apply)
+    return jax.jit(make(name).apply)
 
 
 def hidden(name, batch):
@@ -70,8 +69,8 @@ def test_cached_decoding_is_the_full_forward(name, at_once):
         "positions": np.maximum(places, 0).astype(np.int32),
     }
     source = {name: batch[name] for name in ("source", "source_segments")}
-    cache = jit(model.new_cache, static_argnums=2)(params(name), source | padded, 11)
-    step = jit(model.apply)
+    cache = jax.jit(model.new_cache, static_argnums=2)(params(name), source | padded, 11)
+    step = jax.jit(model.apply)
     found = []
     for start in range(0, T, at_once):
         some = {key: array[:, start : start + at_once] for key, array in padded.items()}
@@ -116,8 +115,8 @@ def test_the_first_scores_of_unscaled_attention_are_those_of_scaled():
     for scale in (0.0, 1.0):
         fields = SMALL | PAIRS["t5"] | dict(attention_scale=scale)
         model = encoder_decoder.make(**fields)
-        made = meta.unbox(jit(model.init)(jax.random.key(0), model.example))
-        found.append(jit(model.apply)(made, pairs(2, 0))["hidden"])
+        made = meta.unbox(jax.jit(model.init)(jax.random.key(0), model.example))
+        found.append(jax.jit(model.apply)(made, pairs(2, 0))["hidden"])
     assert_close(*found)
 
 

@@ -12,10 +12,17 @@ from bigmodel.models import handle
 from bigmodel.optimizers import matrices
 from bigmodel.sharding import rules
 from tests.models.families import FAMILIES, chosen, make, params, program
-from tests.quick import jit
 
 IN_FLOAT32 = ("logits", "velocity", "reconstructed", "masked")  # whatever the dtype
 over_families = pytest.mark.parametrize("name", FAMILIES)
+
+# Of laws that take long `make test` has an encoder, both sides, images, an image beside text, two
+# towers and sound.
+FIRST = ("bert", "t5", "vit_class", "paligemma", "siglip", "speech_encoder")
+over_first_families = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.families] * (name not in FIRST)) for name in FAMILIES],
+)
 
 
 def assert_close(found, wanted, tolerance=1e-4):
@@ -31,7 +38,7 @@ def gradient(name):
     return program(make(name), name)(params(name), batch(name), None)
 
 
-@over_families
+@over_first_families
 def test_scanned_layers_are_the_unrolled_ones_in_value_and_gradient(name):
     grads, outputs = gradient(name)
     others = program(make(name, scan=False), name)(params(name), batch(name), None)
@@ -39,7 +46,7 @@ def test_scanned_layers_are_the_unrolled_ones_in_value_and_gradient(name):
     jax.tree.map(lambda a, b: assert_close(a, b, 1e-3), others[0], grads)
 
 
-@over_families
+@over_first_families
 def test_recomputing_activations_changes_nothing(name):
     grads, outputs = gradient(name)
     others = program(make(name, remat="full"), name)(params(name), batch(name), None)
@@ -68,18 +75,18 @@ def test_optimizers_know_every_stack_of_layers(name):
     assert set(stacks) <= set(matrices.STACKS)
 
 
-@over_families
+@over_first_families
 def test_a_row_does_not_depend_on_the_others(name):
     given = batch(name, rows=3)
-    whole = chosen(name, jit(make(name).apply)(params(name), given))
+    whole = chosen(name, jax.jit(make(name).apply)(params(name), given))
     for row in range(3):
         alone = {key: array[row : row + 1] for key, array in given.items()}
-        found = chosen(name, jit(make(name).apply)(params(name), alone))
+        found = chosen(name, jax.jit(make(name).apply)(params(name), alone))
         for one, all_ in zip(found, whole, strict=True):
             assert_close(one[0], all_[row])
 
 
-@over_families
+@over_first_families
 def test_dropout_masks_belong_to_rows(name):
     """Rows in another order, or some of them, draw the masks of their numbers."""
     model, given, key = make(name, dropout=0.3), batch(name, rows=4), jax.random.key(1)
@@ -106,7 +113,7 @@ def test_what_stands_in_the_padding_changes_nothing(name):
         mask = real.reshape(*real.shape, *[1] * (noise.ndim - real.ndim))
         others[array] = np.where(mask, given[array], noise)
         assert not np.array_equal(others[array], given[array])
-    run = jit(make(name).apply)
+    run = jax.jit(make(name).apply)
     outputs, again = (chosen(name, run(params(name), b)) for b in (given, others))
     for path, one, other in zip(case.outputs, outputs, again, strict=True):
         if path in case.per_token:
@@ -121,12 +128,12 @@ OF_TOKENS = ("tokens", "segments", "positions", "prefix")
 def test_cached_decoding_is_the_full_forward(name):
     """A prompt at once, and the last two tokens one by one; what else there is comes with it."""
     model, given = make(name), batch(name)
-    wanted = jit(model.apply)(params(name), given)["logits"]
+    wanted = jax.jit(model.apply)(params(name), given)["logits"]
     T = given["tokens"].shape[1]
     beside = {key: array for key, array in given.items() if key not in (*OF_TOKENS, "rows")}
     cut = {key: array for key, array in given.items() if key in OF_TOKENS}
-    cache = jit(model.new_cache, static_argnums=2)(params(name), given, T)
-    step = jit(model.apply)
+    cache = jax.jit(model.new_cache, static_argnums=2)(params(name), given, T)
+    step = jax.jit(model.apply)
     for start, stop in ((0, T - 2), (T - 2, T - 1), (T - 1, T)):
         some = {key: array[:, start:stop] for key, array in cut.items()}
         outputs = step(params(name), some | (beside if start == 0 else {}), cache=cache)
@@ -150,12 +157,12 @@ def test_rows_packed_into_one_are_as_if_alone(name):
         packed[segments] = np.repeat([[1, 2]], T, axis=1).astype(np.int32)
         packed[positions] = np.tile(np.arange(T, dtype=np.int32), 2)[None]
     assert set(packed) | {"rows"} >= set(both)
-    run = jit(make(name).apply)
+    run = jax.jit(make(name).apply)
     alone, found = run(params(name), both)["hidden"], run(params(name), packed)["hidden"]
     assert_close(found[0], alone.reshape(-1, alone.shape[-1]), 1e-5)
 
 
-@over_families
+@over_first_families
 @pytest.mark.parametrize("dtype, param_dtype", [("bfloat16", "float32"), ("float32", "bfloat16")])
 def test_parameters_are_of_their_dtype_and_outputs_of_the_other(name, dtype, param_dtype):
     model = make(name, dtype=dtype, param_dtype=param_dtype)

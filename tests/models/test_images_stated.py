@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from tests.models.families import captioned, images, make, params
-from tests.quick import jit
 
 ACTIVATIONS = {
     "gelu": lambda x: 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))),
@@ -78,7 +77,7 @@ def exact(name):
 @pytest.mark.parametrize("pooling", ["class", "mean", "attention"])
 def test_vit_is_what_its_paper_states(pooling):
     name, batch = f"vit_{pooling}", images(3, 0)
-    found, of = jit(make(name).apply)(params(name), batch), exact(f"vit_{pooling}")
+    found, of = jax.jit(make(name).apply)(params(name), batch), exact(f"vit_{pooling}")
     how = dict(act=ACTIVATIONS["gelu"], epsilon=1e-6)
     for row, image in enumerate(batch["images"].astype(np.float64)):
         x = norm(layers(patches(image, of), of["layers"], **how), of["final_norm"], 1e-6)
@@ -90,7 +89,7 @@ def test_vit_is_what_its_paper_states(pooling):
 @pytest.mark.parametrize("name", ["clip", "siglip"])
 def test_two_towers_are_what_their_papers_state(name):
     batch, of = captioned(3, 0), exact(name)
-    found = jit(make(name).apply)(params(name), batch)["embeddings"]
+    found = jax.jit(make(name).apply)(params(name), batch)["embeddings"]
     how = dict(act=ACTIVATIONS["quick_gelu"], epsilon=1e-5)
     for row, image in enumerate(batch["images"].astype(np.float64)):
         x = patches(image, of)

@@ -16,7 +16,6 @@ from bigmodel.objectives import pixels
 from bigmodel.train import step
 from tests import runs
 from tests.models import families
-from tests.quick import jit
 
 NAME = "masked_autoencoder"
 
@@ -27,7 +26,7 @@ def batch(rows=4):
 
 @functools.cache
 def model():
-    return jit(families.make(NAME).apply)
+    return jax.jit(families.make(NAME).apply)
 
 
 def outputs(given, key=None):
@@ -75,7 +74,7 @@ def test_a_reconstruction_stands_at_its_patch():
         params[name]["scale"] = np.ones(12, np.float32)
     # Large, so that the decoder's positions are little beside them.
     given = batch(3)
-    found = jit(made.apply)(params, given | {"images": 1000 * given["images"]})
+    found = jax.jit(made.apply)(params, given | {"images": 1000 * given["images"]})
 
     def norm(x):
         x = x - x.mean(-1, keepdims=True)
@@ -125,7 +124,7 @@ def test_a_trained_start_is_sines_and_cosines_and_zero_for_the_class():
     from bigmodel.layers import positions
 
     made = families.make(NAME)
-    table = meta.unbox(jit(made.init)(jax.random.key(0), made.example))["positions"]
+    table = meta.unbox(jax.jit(made.init)(jax.random.key(0), made.example))["positions"]
     assert not table[0].any()
     np.testing.assert_array_equal(table[1:], positions.sinusoids_2d(4, 4, 16))
 
@@ -173,7 +172,7 @@ def test_parts_and_order_hide_the_same():
 
     def of_parts(times):
         split = step.accumulated(lambda p, _, *rest: gradient(p, *rest), times)
-        return jit(lambda b: split(families.params(NAME), {}, b, jax.random.key(2))[0])
+        return jax.jit(lambda b: split(families.params(NAME), {}, b, jax.random.key(2))[0])
 
     whole, sums = of_parts(1)(batch(4))
     turned = {name: array[::-1] for name, array in batch(4).items()}

@@ -11,7 +11,6 @@ from bigmodel.sharding import kernels, rules
 from bigmodel.sharding import mesh as meshes
 from tests import runs
 from tests.models.variants import VOCAB, WIDTH, T, batch, make, outputs_of, params, program
-from tests.quick import jit
 
 GIVEN = 5
 PLAIN = ("gpt", "gemma2", "deepseek")  # global, local by turns, latent
@@ -56,9 +55,9 @@ def test_cached_decoding_of_a_prefix_is_the_full_forward(name, padding):
     prompt = {key: np.pad(x, ((0, 0), (padding, 0))) for key, x in prompt.items()}
     model = make(name)
     cache = model.new_cache(params(name), prompt, padding + T + 2)
-    outputs = jit(model.apply)(params(name), prompt, cache=cache)
+    outputs = jax.jit(model.apply)(params(name), prompt, cache=cache)
     found = [outputs["logits"][:, padding:]]
-    step = jit(lambda cache, of_token: model.apply(params(name), of_token, cache=cache))
+    step = jax.jit(lambda cache, of_token: model.apply(params(name), of_token, cache=cache))
     for t in range(GIVEN, T):
         names = ("tokens", "segments", "positions")
         outputs = step(outputs["cache"], {key: given[key][:, t : t + 1] for key in names})

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from bigmodel.models import decoder
-from tests.quick import jit
 
 NEAR = pathlib.Path(__file__).parents[2].parent / "shared" / "data"
 DATA = pathlib.Path(os.environ.get("BIGMODEL_DATA", NEAR))
@@ -73,7 +72,7 @@ def test_gpt2_has_the_logits_of_hugging_face():
         tokens = arrays["test_against_hf_gpt2_lm/inputs/input_ids"].astype(np.int32)
         wanted = arrays["test_against_hf_gpt2_lm/outputs/logits"]
     model = decoder.make(vocab=24, width=16, layers=2, heads=4, length=11, dtype="float32")
-    found = jit(model.apply)(params, {"tokens": tokens})["logits"]
+    found = jax.jit(model.apply)(params, {"tokens": tokens})["logits"]
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
 
 
@@ -143,7 +142,7 @@ def test_a_trained_llama_has_its_published_logits(stories, llama):
     model, params = llama
     golden = np.load(io.BytesIO(stories["golden.npz"]))
     tokens = golden["prompt_ids"][None].astype(np.int32)
-    found = jit(model.apply)(params, {"tokens": tokens})["logits"][0]
+    found = jax.jit(model.apply)(params, {"tokens": tokens})["logits"][0]
     np.testing.assert_allclose(found, golden["prompt_logits"], rtol=1e-4, atol=1e-4)
 
 
@@ -164,7 +163,7 @@ def test_a_trained_llama_writes_its_published_text_word_for_word(stories, llama)
     model, params = llama
     golden = np.load(io.BytesIO(stories["golden.npz"]))["greedy_ids"]
 
-    @jit
+    @jax.jit
     def step(cache, tokens):
         outputs = model.apply(params, {"tokens": tokens}, None, cache)
         return outputs["cache"], outputs["logits"].argmax(-1).astype(np.int32)

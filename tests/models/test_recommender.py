@@ -11,7 +11,6 @@ from flax.core import meta
 import bigmodel
 from bigmodel import config, recipe, trees
 from tests.models.families import FAMILIES, make, params
-from tests.quick import jit
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
@@ -33,7 +32,7 @@ def reached(name):
         moved = params(name) | {"embed": {"table": table}}
         return model.apply(moved, batch)["hidden"][0]
 
-    jacobian = jit(jax.jacrev(hidden))(params(name)["embed"]["table"])  # [T, D, V, D]
+    jacobian = jax.jit(jax.jacrev(hidden))(params(name)["embed"]["table"])  # [T, D, V, D]
     return np.abs(jacobian).max((1, 3))[:, 1:8] > 1e-9
 
 
@@ -75,7 +74,7 @@ def stated(p, tokens, real):
 
 def test_sasrec_is_what_its_paper_states():
     batch = given("sasrec", 3)
-    outputs = jit(make("sasrec").apply)(params("sasrec"), batch)
+    outputs = jax.jit(make("sasrec").apply)(params("sasrec"), batch)
     exact = jax.tree.map(np.float64, params("sasrec"))
     for row, (tokens, real) in enumerate(zip(batch["tokens"], batch["segments"] > 0, strict=True)):
         wanted = stated(exact, tokens, real)[real]
@@ -94,20 +93,20 @@ def test_scores_of_some_items_are_their_logits(name):
         scores = model.score(model.head(p), outputs["hidden"], items)
         return scores, jnp.take_along_axis(outputs["logits"], items, -1)
 
-    scores, logits = jit(both)(params(name))
+    scores, logits = jax.jit(both)(params(name))
     np.testing.assert_allclose(scores, logits, rtol=1e-5, atol=1e-5)
     mask = np.random.default_rng(1).normal(size=scores.shape)
-    of = [jit(jax.grad(lambda p, i=i: (both(p)[i] * mask).sum()))(params(name)) for i in (0, 1)]
+    of = [jax.jit(jax.grad(lambda p, i=i: (both(p)[i] * mask).sum()))(params(name)) for i in (0, 1)]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), *of)
 
 
 def test_padding_in_front_is_what_segments_say_it_is():
     batch = given("sasrec")
-    run = jit(make("sasrec").apply)
+    run = jax.jit(make("sasrec").apply)
     whole = run(params("sasrec"), batch)["hidden"]
     del batch["segments"]
     np.testing.assert_array_equal(
-        jit(make("sasrec").apply)(params("sasrec"), batch)["hidden"], whole
+        jax.jit(make("sasrec").apply)(params("sasrec"), batch)["hidden"], whole
     )
 
 

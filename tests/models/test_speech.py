@@ -12,7 +12,6 @@ from flax.core import meta
 from bigmodel import config, models, recipe, trees
 from bigmodel.models import speech, speech_encoder
 from tests.models.families import FAMILIES, make, params, sounds, spoken
-from tests.quick import jit
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
@@ -23,7 +22,7 @@ def assert_close(found, wanted, tolerance=2e-5):
 
 @functools.cache
 def applied(name):
-    return jit(make(name).apply)
+    return jax.jit(make(name).apply)
 
 
 def outputs(batch, name="speech"):
@@ -190,8 +189,8 @@ def test_cached_decoding_is_the_full_forward(at_once):
         "positions": np.maximum(places, 0).astype(np.int32),
     }
     sound = {name: batch[name] for name in ("audio", "audio_segments")}
-    cache = jit(model.new_cache, static_argnums=2)(params("speech"), sound | padded, 11)
-    step = jit(model.apply)
+    cache = jax.jit(model.new_cache, static_argnums=2)(params("speech"), sound | padded, 11)
+    step = jax.jit(model.apply)
     found = []
     for start in range(0, T, at_once):
         some = {key: array[:, start : start + at_once] for key, array in padded.items()}

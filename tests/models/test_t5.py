@@ -9,7 +9,6 @@ import pytest
 
 from bigmodel.layers import relative
 from tests.models.families import make, pairs, params
-from tests.quick import jit
 
 HEADS, C = 4, 6
 
@@ -101,7 +100,7 @@ def t5(of, source, tokens):
 
 def test_the_model_is_the_plain_statement():
     batch = pairs(2, 5)
-    found = jit(make("t5", norm_epsilon=1e-5).apply)(params("t5"), batch)
+    found = jax.jit(make("t5", norm_epsilon=1e-5).apply)(params("t5"), batch)
     of = jax.tree.map(lambda p: np.asarray(p, np.float64), params("t5"))
     for row in range(2):
         source = batch["source"][row, batch["source_segments"][row] > 0]

@@ -10,7 +10,6 @@ from bigmodel.layers import feedforward
 from bigmodel.models import two_towers
 from tests import runs
 from tests.models.families import captioned, make, params
-from tests.quick import jit
 
 
 def test_a_text_is_read_at_its_end_and_a_tail_of_padding_is_not_felt():
@@ -23,7 +22,7 @@ def test_a_text_is_read_at_its_end_and_a_tail_of_padding_is_not_felt():
 
 @pytest.mark.parametrize("name", ["clip", "siglip"])
 def test_embeddings_are_of_length_one_and_either_side_comes_alone(name):
-    batch, apply = captioned(3, 0), jit(make(name).apply)
+    batch, apply = captioned(3, 0), jax.jit(make(name).apply)
     both = apply(params(name), batch)["embeddings"]
     for side, own in (("image", ("images",)), ("text", ("tokens", "segments"))):
         np.testing.assert_allclose(np.linalg.norm(both[side], axis=1), 1, rtol=1e-5)
@@ -39,7 +38,7 @@ def test_rows_of_zeros_have_gradients_that_are_numbers():
         found = make("clip").apply(params, batch)["embeddings"]
         return found["image"].sum() + found["text"].sum()
 
-    grads = jit(jax.grad(total))(params("clip"))
+    grads = jax.jit(jax.grad(total))(params("clip"))
     assert all(np.isfinite(grad).all() for grad in jax.tree.leaves(grads))
 
 

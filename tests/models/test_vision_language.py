@@ -12,7 +12,6 @@ from bigmodel.layers import placing
 from bigmodel.models import vision_language
 from tests import runs
 from tests.models.families import make, params, prefixed, shown
-from tests.quick import jit
 
 NAMES = ("llava", "paligemma")
 BATCHES = {"llava": shown, "paligemma": prefixed}
@@ -21,7 +20,7 @@ over_names = pytest.mark.parametrize("name", NAMES)
 
 @functools.cache
 def program(name):
-    return jit(make(name).apply)
+    return jax.jit(make(name).apply)
 
 
 def logits(name, batch):
@@ -152,8 +151,10 @@ def test_image_features_are_not_scaled_as_embeddings_are():
     batch = prefixed(2, 0)
     table = {"decoder": {"embed": {"table": params(name)["decoder"]["embed"]["table"] * 4}}}
     times = dict(params(name), decoder=params(name)["decoder"] | table["decoder"])  # D = 16
-    found = jit(plain.apply)(times, batch)["hidden"]
-    np.testing.assert_allclose(found, jit(scaled.apply)(params(name), batch)["hidden"], atol=1e-5)
+    found = jax.jit(plain.apply)(times, batch)["hidden"]
+    np.testing.assert_allclose(
+        found, jax.jit(scaled.apply)(params(name), batch)["hidden"], atol=1e-5
+    )
 
 
 def test_parts_have_names_of_their_own():

@@ -8,7 +8,6 @@ from flax.core import meta
 
 from bigmodel.layers import experts
 from bigmodel.models import decoder
-from tests.quick import jit
 
 T, WIDTH, VOCAB = 12, 16, 31
 SMALL = dict(vocab=VOCAB, width=WIDTH, heads=4, hidden=24, layers=2, length=T, dtype="float32")
@@ -73,7 +72,7 @@ def gradient_program(model):
         total = (outputs["hidden"] * of_hidden).sum() + (outputs["logits"] * of_logits).sum()
         return total + outputs.get("losses", {}).get("steering", 0.0), outputs
 
-    return jit(jax.grad(loss, has_aux=True))
+    return jax.jit(jax.grad(loss, has_aux=True))
 
 
 @functools.cache

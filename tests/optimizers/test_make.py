@@ -11,7 +11,6 @@ import pytest
 from bigmodel import optimizers
 from bigmodel.config import InputError
 from bigmodel.optimizers import OPTIMIZERS, SCHEDULES, make
-from tests.quick import jit
 
 RATE = 0.05
 
@@ -86,7 +85,7 @@ STRONG = 1e18 * np.array([[1, -2, 0, 3e-20], [-1e-30, 5, 0, -1]])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_balance_bias_moves_against_its_sign_and_nothing_else_feels_it(name):
     optimizer = make(OPTIMIZERS[name], constant(), BALANCED_AXES, clip=0.5)
-    update = jit(optimizer.update)
+    update = jax.jit(optimizer.update)
 
     def run(balance):
         params, found = some(0), []
@@ -115,7 +114,7 @@ def test_other_parameters_are_clipped_and_moved_as_if_there_were_no_balance_bias
     def run(keep):
         axes, params, gradient = map(keep, (BALANCED_AXES, some(0), some(1)))
         optimizer = make(OPTIMIZERS["adamw"], constant(), axes, clip=0.5, eps=0.1)
-        updates, _ = jit(optimizer.update)(gradient, optimizer.init(params), params)
+        updates, _ = jax.jit(optimizer.update)(gradient, optimizer.init(params), params)
         return updates
 
     def without(tree):

@@ -58,9 +58,6 @@ def random_params(seed, dtype=np.float32, spread=10.0):
 
 RATE, DECAY = 0.05, 0.02
 
-# These tests are all compile time, and this halves it.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 
 def build(name, **fields):
     fields = SMALL.get(name, {}) | fields
@@ -76,7 +73,7 @@ def compiled(name) -> tuple[Callable, Callable]:
     """(init, update) of a row of the table with decay and clipping: most laws share them."""
     decay = {} if name == "adam" else {"weight_decay": DECAY}
     optimizer = build(name, clip=1e6, **decay)
-    return jit(optimizer.init), jit(optimizer.update)
+    return jax.jit(optimizer.init), jax.jit(optimizer.update)
 
 
 def run(init, update, params, gradients):
@@ -89,7 +86,7 @@ def run(init, update, params, gradients):
 
 
 def run_unshared(optimizer, params, gradients):
-    return run(jit(optimizer.init), jit(optimizer.update), params, gradients)
+    return run(jax.jit(optimizer.init), jax.jit(optimizer.update), params, gradients)
 
 
 def ones_and_zeros():
@@ -106,7 +103,7 @@ def test_an_optimizer_descends_on_a_quadratic(name):
         gradient = params  # of |params|^2 / 2
         updates, state = update(gradient, state, params)
         params = jax.tree.map(np.add, params, updates)
-    last = jit(eval_params)(state, params)
+    last = jax.jit(eval_params)(state, params)
     assert optax.tree.norm(last) < 0.8 * optax.tree.norm(first)
 
 

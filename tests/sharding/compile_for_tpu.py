@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "JAX_PLATFORMS": "cpu"}
+os.environ["XLA_FLAGS"] = ""  # libtpu ends where it finds one that is for CPU alone
 
 import jax
 import jax.numpy as jnp

@@ -16,7 +16,7 @@ from bigmodel import recipe as recipes
 from bigmodel.checkpoint import leaves
 from bigmodel.sharding import mesh as meshes
 from bigmodel.train import state, step
-from tests import quick, runs
+from tests import runs
 
 # name -> what of the config it changes, on 8 devices
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -119,7 +119,7 @@ def find(family: str, layout: dict[str, Any], born: state.TrainState | None = No
     with meshes.use(recipe.mesh, recipe.rules):
         now = decided(state.create(recipe)) if born is None else born
         batch = jax.device_put(packed(recipe.batch, 32), recipe.batch_sharding)
-        loss, grads = quick.jit(gradient(recipe))(now.params, batch, now.rng)
+        loss, grads = jax.jit(gradient(recipe))(now.params, batch, now.rng)
     if recipe.layer_order is not None:
         grads = leaves.reordered(grads, np.argsort(recipe.layer_order))
     return Found(float(loss), trees.flatten(jax.device_get(grads)), recipe, now)

@@ -16,7 +16,6 @@ from bigmodel import config
 from bigmodel.layers import attention
 from bigmodel.sharding import kernels, rules, splash
 from bigmodel.sharding import mesh as meshes
-from tests.quick import jit
 
 T = 256
 SEGMENTS = np.array([[1] * 100 + [2] * 100 + [0] * 56, [0] * 30 + [1] * 226], np.int32)
@@ -55,7 +54,7 @@ def value_and_gradient(attend, case, *, rows=2, **more):
         out = attend(q, k, v, segments, **options)
         return (out * cotangent).sum(), out
 
-    grads, out = jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(q, k, v)
+    grads, out = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(q, k, v)
     return out, *grads
 
 

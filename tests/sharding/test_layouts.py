@@ -21,19 +21,23 @@ RUNS = ("data8", "fsdp8", "data4_fsdp2", "fsdp4_tensor2", "data2_fsdp2_tensor2")
 STEPS = 20
 
 
-# What each run of the tests has of experts, beside all of the dense family: where experts lie, go
-# or are counted otherwise; the whole product is `make test-layouts`.
-OF_EXPERTS = {
-    "experts": (
-        *("data2_fsdp2_tensor2", "expert8", "replicated_expert", "fsdp2_ring4"),
-        *("stage2_expert2", "sequence", "accumulate4"),
+# What each run of the tests has: of the dense family each axis, way of attention, table of rules
+# and kind of pipeline, of experts where they lie or go otherwise. The whole product is
+# `make test-layouts`.
+FIRST = {
+    "dense": (
+        *("data8", "fsdp8", "tensor2", "tensor4_whole_kv", "ring8", "all_to_all4", "stage2"),
+        *("data2_fsdp2_tensor2", "fsdp2_ring2_tensor2", "data2_all_to_all2_tensor2"),
+        *("replicated", "zero1", "sequence", "slices2_data", "stage2_fsdp2_tensor2"),
+        *("stage2_repeats2", "accumulate4", "offload"),
     ),
-    "experts_with_room": ("expert8", "stage2_repeats2", "accumulate4"),
+    "experts": ("data2_fsdp2_tensor2", "expert8", "stage2_expert2"),
+    "experts_with_room": ("expert8",),
 }
 
 
 def of_the_product(family: str, name: str):
-    long = name not in OF_EXPERTS.get(family, LAYOUTS)
+    long = name not in FIRST[family]
     return pytest.param(name, family, marks=[pytest.mark.layouts] * long)
 
 

@@ -15,7 +15,6 @@ from bigmodel.sharding import mesh as meshes
 from bigmodel.sharding import pipeline, rules
 from bigmodel.sharding.pipeline import Pipeline
 from tests import runs
-from tests.quick import jit
 
 LAYERS, T, D = 8, 3, 2
 SHAPES = {  # stages, microbatches, repeats
@@ -73,7 +72,7 @@ def found(name):
         return (x_after * weights).sum() + sums["x"], (x_after, sums)
 
     def through(run, params):
-        grads, (x_after, sums) = jit(jax.grad(functools.partial(loss, run=run), has_aux=True))(
+        grads, (x_after, sums) = jax.jit(jax.grad(functools.partial(loss, run=run), has_aux=True))(
             params
         )
         return x_after, sums, grads["add"]

@@ -124,13 +124,7 @@ FAULTS = {
 }
 
 # One of each kind here; all of them by `make test-layouts`.
-FIRST = (
-    ring_in_the_wrong_direction,
-    rows_for_the_wrong_expert,
-    room_counted_in_the_order_of_the_mesh,
-    a_microbatch_counted_twice,
-    layers_in_the_order_of_the_disk,
-)
+FIRST = (ring_in_the_wrong_direction, rows_for_the_wrong_expert, a_microbatch_counted_twice)
 
 
 @pytest.mark.parametrize(

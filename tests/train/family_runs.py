@@ -17,7 +17,7 @@ from bigmodel import config, objectives, trees
 from bigmodel import recipe as recipes
 from bigmodel.sharding import mesh as meshes
 from bigmodel.train import state, step
-from tests import quick, runs
+from tests import runs
 
 CONFIGS = runs.ROOT / "configs"
 BATCH = 8
@@ -96,7 +96,7 @@ def gradient(name: str, **changes: Any) -> tuple[float, dict[str, np.ndarray]]:
     with meshes.use(recipe.mesh, recipe.rules):
         now = state.create(recipe)
         batch = jax.device_put(first_batch(name), recipe.batch_sharding)
-        loss, grads = quick.jit(of_unit)(felt(now.params), batch, now.rng)
+        loss, grads = jax.jit(of_unit)(felt(now.params), batch, now.rng)
     return float(loss), trees.flatten(jax.device_get(grads))
 
 

@@ -7,7 +7,7 @@ import pytest
 from bigmodel import config, models, trees
 from bigmodel import recipe as recipes
 from tests.train import family_runs
-from tests.train.family_runs import NAMES, load, whole_batch
+from tests.train.family_runs import FOUR, NAMES, load, over_families, whole_batch
 
 # name -> fields of the config that it changes
 LAYOUTS = {
@@ -58,7 +58,7 @@ def test_loss_and_gradients_do_not_depend_on_the_layout(name, layout, capfd):
     assert "Involuntary full rematerialization" not in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("name", NAMES)
+@over_families(FOUR)
 def test_the_shapes_that_a_plan_takes_are_those_of_the_data(name):
     recipe = recipes.make(load(name), devices=jax.devices()[:1])
     assert recipes.batch_spec(recipe) == recipes.train_batches(recipe).spec

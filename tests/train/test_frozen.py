@@ -15,7 +15,7 @@ from bigmodel.plan import steps as plan_steps
 from bigmodel.sharding import mesh as meshes
 from bigmodel.train import compiled
 from bigmodel.train import state as states
-from tests import quick, runs
+from tests import runs
 
 FROZEN = ("^embed/", "^layers/feedforward/")
 SGD = dict(optimizer=dict(name="sgd", clip=0.0, momentum=0.0), schedule=dict(warmup=0, peak=1.0))
@@ -36,7 +36,7 @@ def after(recipe, steps):
     """The states before and after some steps, and the last metrics."""
     with meshes.use(recipe.mesh, recipe.rules):
         first = state = states.create(recipe)
-        step = quick.jit(compiled.train_step(recipe))
+        step = jax.jit(compiled.train_step(recipe))
         metrics = {}
         for at in range(steps):
             batch = pipeline.place(batches(), at, lambda *_: recipe.batch_sharding)

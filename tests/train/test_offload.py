@@ -19,6 +19,7 @@ def losses(folder, *overrides):
     return runs.losses(folder)
 
 
+@pytest.mark.families  # for its time
 def test_a_run_with_its_optimizer_on_the_host_is_the_run_without_and_resumes(tmp_path):
     without = losses(tmp_path / "without", "steps=6")
     folder = tmp_path / "run"

@@ -13,7 +13,10 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout",
+    ["data2_fsdp2_tensor2", pytest.param("stage2_fsdp2", marks=pytest.mark.families)],
+)
 def test_loss_and_gradients_do_not_depend_on_the_layout(layout, capfd):
     name = "prefix_lm.py:tiny"
     loss, grads = family_runs.gradient(name, **LAYOUTS[layout])
