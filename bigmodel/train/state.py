@@ -1,5 +1,6 @@
 """All that a run is at a step, and how it is born: sharded, on no host as a whole."""
 
+import functools
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -61,7 +62,10 @@ def create(
 def abstract(recipe: recipes.Recipe) -> TrainState:
     """Shapes, dtypes and shardings of a run's state; nothing is computed or compiled."""
     mesh = recipe.mesh
-    shapes = jax.eval_shape(initializer(recipe))
+    # The recipe knows the parameters already: tracing how they are drawn takes most of a second.
+    drawn = jax.tree.map(lambda box: box.value, recipe.tuning.boxed, is_leaf=rules.is_box)
+    first = functools.partial(at_start, recipe)
+    shapes = jax.eval_shape(first, drawn, jax.eval_shape(jax.random.key, 0))
     boxed, boxed_frozen = recipe.tuning.split(recipe.tuning.boxed, rules.is_box)
     params = rules.shardings(boxed, recipe.rules, mesh)
     of_state = rules.shardings(boxed, rules.of_state(recipe.rules), mesh)
@@ -98,21 +102,26 @@ def initializer(recipe: recipes.Recipe):
                 lambda p, x: x[order] if trees.is_stacked(p, x, len(order)) else x, params
             )
         params = trees.map_with_path(lambda p, x: (given or {}).get(p, x), params)
-        params, frozen = recipe.tuning.split(params)
-        if dtype := recipe.tuning.frozen_dtype:
-            frozen = jax.tree.map(lambda x: x.astype(dtype), frozen)
-        return TrainState(
-            step=jnp.int32(0),
-            params=params,
-            frozen=frozen,
-            opt_state=recipe.optimizer.init(params),
-            rng=step_rng,
-            # 8 bits would round away what each step adds to it.
-            ema=jax.tree.map(lambda p: jnp.array(p, jnp.float32), params) if recipe.ema else None,
-            spikes=no_means() if recipe.config.spikes.action != "off" else None,
-        )
+        return at_start(recipe, params, step_rng)
 
     return init
+
+
+def at_start(recipe: recipes.Recipe, params: Params, rng: jax.Array) -> TrainState:
+    """The state at step 0 of parameters, those of adapters too."""
+    params, frozen = recipe.tuning.split(params)
+    if dtype := recipe.tuning.frozen_dtype:
+        frozen = jax.tree.map(lambda x: x.astype(dtype), frozen)
+    return TrainState(
+        step=jnp.int32(0),
+        params=params,
+        frozen=frozen,
+        opt_state=recipe.optimizer.init(params),
+        rng=rng,
+        # 8 bits would round away what each step adds to it.
+        ema=jax.tree.map(lambda p: jnp.array(p, jnp.float32), params) if recipe.ema else None,
+        spikes=no_means() if recipe.config.spikes.action != "off" else None,
+    )
 
 
 def no_means() -> dict[str, jax.Array]:

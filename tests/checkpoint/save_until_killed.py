@@ -18,6 +18,11 @@ def state(step):
     return {"params": {"kernel": matrix}, "opt_state": {"kernel": matrix**2}, "step": matrix + 1}
 
 
+def tell(word):
+    """A line as a whole: one that is printed may be killed before its end."""
+    os.write(1, f"{word}\n".encode())
+
+
 def save_for_ever(folder):
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
@@ -26,7 +31,7 @@ def save_for_ever(folder):
     while True:
         step += 1
         checkpoints.save(step, jax.device_put(state(step), sharding), {"step": step})
-        print(step, flush=True)
+        tell(step)
 
 
 if __name__ == "__main__":
@@ -35,6 +40,6 @@ if __name__ == "__main__":
         child = os.fork()
         if child == 0:
             save_for_ever(sys.argv[1])
-        print(child, flush=True)
+        tell(child)
         os.waitpid(child, 0)
-        print("dead", flush=True)
+        tell("dead")
