@@ -33,6 +33,8 @@ MODELS = {
     "deep": ("--config.model.layers=12",),
     "deeper": ("--config.model.layers=24",),
 }
+# Without what keeps Python from keeping the bytecode of bigmodel, which a second start reads.
+ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
 STARTS = ("first", "programs", "second", "restart")
 
 
@@ -42,7 +44,7 @@ def start(workdir: pathlib.Path, cache: pathlib.Path, flags: tuple[str, ...]) ->
     subprocess.run(
         [sys.executable, "-m", "bigmodel", "train", CONFIG, f"--workdir={workdir}", *SHORT, *flags],
         cwd=ROOT,
-        env={**os.environ, "BIGMODEL_CACHE": str(cache)},
+        env={**ENVIRONMENT, "BIGMODEL_CACHE": str(cache)},
         check=True,
         stdout=subprocess.DEVNULL,
     )

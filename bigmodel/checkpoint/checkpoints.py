@@ -298,14 +298,12 @@ class Checkpoints:
 def warm(tree: Tree = None) -> threading.Thread:
     """Imports Orbax and compiles the checksums of a (possibly abstract) tree, on a thread.
 
-    To be started while the train step compiles, so that the first save does not wait for it.
+    To be started long before the first save, so that it does not wait for them.
     """
+    kinds = {(x.shape, x.dtype, x.sharding): x for x in map(leaves.stored, jax.tree.leaves(tree))}
 
     def prepare() -> None:
         store.warm()
-        kinds = {
-            (x.shape, x.dtype, x.sharding): x for x in map(leaves.stored, jax.tree.leaves(tree))
-        }
         for array in kinds.values():
             checksums.checksum.lower(array).compile()
 

@@ -94,7 +94,6 @@ def prepare(
         recipe, abstract, batches.spec, make_state, ledger=ledger, making=making, kept=place
     )
     ledger.phase("start/writers")
-    checkpoint.warm(states.whole(abstract))  # on a thread, while the first steps run
     if jax.process_index() == 0:
         workdir.write(folder, recipe.loaded, workdir.provenance(recipe.mesh))
     at = f", from step {int(state.step):,}" if resumes else f", from {source}" if source else ""
