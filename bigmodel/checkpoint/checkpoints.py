@@ -1,7 +1,6 @@
 """Checkpoints of a run in one folder: when to save, which to keep, which can be trusted."""
 
 import concurrent.futures
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -187,6 +186,21 @@ class Checkpoints:
                 continue
         return {}
 
+    def warm(self, tree: Tree) -> None:
+        """Imports Orbax and compiles the checksums of a (possibly abstract) tree, on a thread.
+
+        To be asked for long before the first save, so that it does not wait for them.
+        """
+        kept = map(leaves.stored, jax.tree.leaves(tree))
+        kinds = {(x.shape, x.dtype, x.sharding): x for x in kept}
+
+        def prepare() -> None:  # what fails here, fails again and is told when it saves
+            store.warm()
+            for array in kinds.values():
+                checksums.checksum.lower(array).compile()
+
+        self._thread.submit(prepare)
+
     def wait(self) -> None:
         """Returns when what was saved is on disk; raises what went wrong on the way."""
         saving, self._saving = self._saving, None
@@ -293,20 +307,3 @@ class Checkpoints:
                 return None, f"{name} does not match its checksum"
         values = {name: leaves.revive(array, known[name]) for name, array in arrays.items()}
         return (values, content["metadata"]), ""
-
-
-def warm(tree: Tree = None) -> threading.Thread:
-    """Imports Orbax and compiles the checksums of a (possibly abstract) tree, on a thread.
-
-    To be started long before the first save, so that it does not wait for them.
-    """
-    kinds = {(x.shape, x.dtype, x.sharding): x for x in map(leaves.stored, jax.tree.leaves(tree))}
-
-    def prepare() -> None:
-        store.warm()
-        for array in kinds.values():
-            checksums.checksum.lower(array).compile()
-
-    thread = threading.Thread(target=prepare, name="warm-checkpoint")
-    thread.start()
-    return thread

@@ -116,6 +116,10 @@ class Tiers:
                 continue
         return {}
 
+    def warm(self, tree: Tree) -> None:
+        """See `Checkpoints.warm`."""
+        self.persistent.warm(tree)
+
     def wait(self) -> None:
         """Returns when all that was saved is on disk; raises what went wrong on the way."""
         self.persistent.wait()

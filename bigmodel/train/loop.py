@@ -148,7 +148,7 @@ def run(
             told.look(state, batches.waited_seconds, behind=job.step.ahead)
             job.ledger.step(done, batches.waited_seconds)
             if done == 1:  # not before, when it would hold the start up; who resumes has all of it
-                checkpoint.warm(states.whole(state))
+                job.checkpoints.warm(states.whole(state))
 
             stop = request.agreed(done)
             save = job.checkpoints.due(done, ends=stop or done == recipe.steps)
