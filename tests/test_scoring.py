@@ -1,7 +1,6 @@
 """Scores of a split: each row once, whatever the batch and the mesh, and of the run's own kind."""
 
 import dataclasses
-import functools
 
 import jax
 import numpy as np
@@ -13,7 +12,7 @@ from bigmodel import recipe as recipes
 from bigmodel.data import pipeline
 from bigmodel.decode import beam
 from bigmodel.evaluate import evaluate
-from bigmodel.scoring import texts, told
+from bigmodel.scoring import texts
 from bigmodel.train import state, writers
 from tests import runs
 
@@ -46,11 +45,6 @@ def evaluation(recipe, most, **fields):
         First(entry.batches.rows, most), entry.batches.batch, shuffle=False, repeat=False
     )
     return dataclasses.replace(entry, batches=few, chosen=range(len(few)))
-
-
-@pytest.fixture(autouse=True)
-def quickly(monkeypatch):
-    monkeypatch.setattr(told, "program", functools.cache(jax.jit))
 
 
 # 11 rows divide by neither 8, 4 nor 3.

@@ -36,9 +36,9 @@ def begin(folder: epath.Path, arrays: Arrays) -> Callable[[], None]:
     """
     from orbax.checkpoint import v1 as orbax
 
-    # The loop forbids implicit transfers; these are meant.
     context = orbax.Context()
     context.array.saving.min_slice_bytes_for_replica_parallel = SLICE_BYTES
+    # The loop forbids implicit transfers; these are meant.
     with jax.transfer_guard("allow"), context:
         return orbax.save_async(folder, arrays, overwrite=True).result
 

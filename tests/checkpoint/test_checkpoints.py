@@ -106,9 +106,10 @@ def test_no_checkpoint_and_wrong_settings_are_named(tmp_path, monkeypatch):
         checkpoint.Checkpoints(tmp_path, best_is="low")
 
 
-def test_warm_leaves_no_checksum_to_compile(caplog):
+def test_warm_leaves_no_checksum_to_compile(tmp_path, caplog):
     mesh = states.mesh_of(8)
-    checkpoint.warm(states.abstract(mesh).params).join()
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        checkpoints.warm(states.abstract(mesh).params)
     params = states.on(mesh, 1).params
     with jax.log_compiles():
         jax.tree.map(checksums.checksum, params)
