@@ -1,6 +1,7 @@
 """The batch of a step: which rows, in NumPy; then on the mesh; then ahead of the loop."""
 
 import functools
+import importlib
 import queue
 import threading
 import time
@@ -103,9 +104,14 @@ class Batches:
             for name, array in row.items()
         }
 
+    def warm(self) -> None:
+        """Imports Grain on a thread, which takes 0.6 s: compiling, or loading a step, hides it."""
+        load = functools.partial(importlib.import_module, "grain")
+        threading.Thread(target=load, daemon=True, name="grain").start()
+
     @functools.cached_property
     def _order(self) -> Sequence[tuple[int, int]]:
-        """Place in the stream -> (row, epoch). Grain is imported here: 0.6 s a compile can hide."""
+        """Place in the stream -> (row, epoch)."""
         import grain
 
         parts = self.rows.parts if self.repeat else (self.rows,)

@@ -131,6 +131,7 @@ def run(
         body = stack.remat(body, *policy, looped=runner is not stack.unrolled)
     elif shape.scan is not False:
         runner = stack.scanned
+    runner = stack.passed if module.is_initializing() else runner
     x, cache, _ = runner(body, params, x, side, cache, ("global",))
     return x, cache
 

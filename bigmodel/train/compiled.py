@@ -85,7 +85,7 @@ def compile_step(
 ) -> Compiled:
     """`trace`, and the machine's program, with the config's compiler options; or a `kept` one."""
     ledger = ledger or goodput.Ledger()
-    began = time.perf_counter()
+    began, reads = time.perf_counter(), saved.cache_reads()
     with ledger.span("compile/saved"):
         found = kept.load() if kept else None
     if kept and found:
@@ -95,11 +95,11 @@ def compile_step(
     with ledger.span("compile/lower"):
         lowered = made.lower()
     traced = time.perf_counter()
-    with ledger.span("compile/program"), saved.cache_reads() as reads:
+    with ledger.span("compile/program"):
         program = lowered.compile(compiler_options=recipe.compiler_options or None)
     ended = time.perf_counter()
-    if kept and not reads and ended - began > saved.LEAST_SECONDS:
-        kept.save(program)
+    if kept:
+        kept.save(program, began, reads)
     return Compiled(program, program, traced - began, ended - traced)
 
 

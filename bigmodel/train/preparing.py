@@ -82,14 +82,16 @@ def prepare(
         facts["void"] = left_out.batches
         show(f"without the batches {left_out.batches}, which {left_out.path} says are void")
 
+    place = saved.place(kept, recipe, abstract, batches.spec, facts)
+
     def make_state() -> states.TrainState:
         if resumes or void.newest(checkpoints) is not None:
             return states.restore(checkpoints, abstract, show)
         given = start.read(recipe, abstract, source) if source else None
-        return states.create(recipe, abstract, given)
+        return states.create(recipe, abstract, given, place)
 
     making = "restore" if resumes else "start/state"
-    place = saved.place(kept, recipe, abstract, batches.spec, facts)
+    batches.warm()
     step, state = compiled.compile_beside(
         recipe, abstract, batches.spec, make_state, ledger=ledger, making=making, kept=place
     )

@@ -1,5 +1,7 @@
 """Compiled steps that are kept for the next start, which then need not be traced or lowered.
 
+Beside each lies the program that makes the run's first state, where there was one to make.
+
 A file lies under the hash of all that shapes a program: the same code, config, versions, devices
 and flags find it, and no others. It holds machine code, which jax reads with pickle: it is kept in
 the user's own cache, never in a workdir, and read only if nobody else can write it.
@@ -13,7 +15,8 @@ import pathlib
 import stat
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -24,16 +27,17 @@ from bigmodel import compat, config
 from bigmodel import recipe as recipes
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "libtpu", "jax-cuda12-plugin", "qwix")
-KEPT = 20  # files: of 1 MB on a CPU, of 100 MB and more of a large model on a TPU
+KEPT = 40  # files, two of a run: of 1 MB on a CPU, of 100 MB and more of a large model on a TPU
 LEAST_SECONDS = 1.0  # of tracing and compiling that a file must spare
 
 
 class Place(NamedTuple):
-    """Where the step of a run is kept.
+    """Where the step of a run is kept, or what makes its first state.
 
     Attributes:
         path: of its file, there or not.
-        inside, outside: structures of what goes into the step and comes out but for the metrics.
+        inside: structure of the tuple that goes in.
+        outside: of the state that comes out, before metrics by name.
     """
 
     path: pathlib.Path
@@ -55,14 +59,23 @@ class Place(NamedTuple):
             return found
         except Exception as error:  # whatever the runtime says of it: it is compiled anew
             words = str(error).splitlines() or [type(error).__name__]
-            print(f"{self.path}: {words[0]}; the step is compiled anew", file=sys.stderr)
+            print(f"{self.path}: {words[0]}; it is compiled anew", file=sys.stderr)
             with contextlib.suppress(OSError):
                 self.path.unlink()
             return None
 
-    def save(self, program: jax.stages.Compiled) -> None:
-        """Writes the program on a thread: the first steps do not wait for it."""
-        threading.Thread(target=self._save, args=(program,), name="saved step").start()
+    def of_state(self, given: Mapping[str, Any]) -> "Place":
+        """Where the program lies that makes the run's first state of parameters `given`."""
+        return Place(self.path.with_suffix(".state"), (given,), self.outside)
+
+    def save(self, program: jax.stages.Compiled, began: float, reads: int) -> None:
+        """Writes it on a thread, if this one took long and nothing from jax's cache since `began`.
+
+        What came from there must not be kept: a CPU program that was read and is written once more
+        lacks functions, and fails when it runs (jax 0.10.2). `reads`: of `cache_reads`, at `began`.
+        """
+        if cache_reads() == reads and time.perf_counter() - began > LEAST_SECONDS:
+            threading.Thread(target=self._save, args=(program,), name="saved step").start()
 
     def guarded(self, program: jax.stages.Compiled) -> Callable:
         """The program that was loaded, whose file goes if its first run fails: it would again."""
@@ -104,7 +117,7 @@ class Place(NamedTuple):
                 return
             header = {"sha256": hashlib.sha256(payload).hexdigest(), "metrics": metrics}
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            unfinished = self.path.with_suffix(f".{os.getpid()}.tmp")
+            unfinished = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
             unfinished.write_bytes(json.dumps(header).encode() + b"\n" + payload)
             unfinished.chmod(stat.S_IRUSR | stat.S_IWUSR)
             unfinished.replace(self.path)
@@ -114,25 +127,20 @@ class Place(NamedTuple):
             print(f"{self.path}: the step was not kept: {words[0]}", file=sys.stderr)
 
 
-@contextlib.contextmanager
-def cache_reads() -> Iterator[list[str]]:
-    """Gives a list of what this thread's compiling within it takes from jax's cache.
+_own = threading.local()
 
-    What came from there must not be kept: a CPU program that was read and is written once more
-    lacks functions, and fails when it runs (jax 0.10.2).
-    """
-    found: list[str] = []
-    own = threading.get_ident()
 
-    def listen(event: str, **_: Any) -> None:
-        if event == "/jax/compilation_cache/cache_hits" and threading.get_ident() == own:
-            found.append(event)
+def cache_reads() -> int:
+    """How many programs this thread has taken from jax's cache so far."""
+    return getattr(_own, "reads", 0)
 
-    jax.monitoring.register_event_listener(listen)
-    try:
-        yield found
-    finally:
-        jax.monitoring.unregister_event_listener(listen)
+
+def _listen(event: str, **_: Any) -> None:
+    if event == "/jax/compilation_cache/cache_hits":
+        _own.reads = cache_reads() + 1
+
+
+jax.monitoring.register_event_listener(_listen)
 
 
 def place(
@@ -216,6 +224,7 @@ def check_owner(path: pathlib.Path) -> None:
 
 def prune(folder: pathlib.Path) -> None:
     """Leaves the newest files."""
-    files = sorted(folder.glob("*.step"), key=lambda path: path.stat().st_mtime)
+    files = [path for path in folder.iterdir() if path.suffix in (".step", ".state")]
+    files.sort(key=lambda path: path.stat().st_mtime)
     for path in files[:-KEPT]:
         path.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from bigmodel import recipe as recipes
 from bigmodel.adapt import lora
 from bigmodel.sharding import mesh as meshes
 from bigmodel.sharding import rules
+from bigmodel.train import saved
 
 Params = Any
 
@@ -43,6 +45,7 @@ def create(
     recipe: recipes.Recipe,
     like: TrainState | None = None,
     given: Mapping[str, jax.Array] | None = None,
+    kept: saved.Place | None = None,
 ) -> TrainState:
     """The state at step 0, each array made where it lies.
 
@@ -51,12 +54,24 @@ def create(
         like: `abstract`'s, if at hand.
         given: parameters by path that are there already, of the state's dtypes and shardings; they
             are given up. Only the rest is drawn.
+        kept: where the run's step is kept, and what makes the state too.
     """
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, like or abstract(recipe))
     given = dict(given or {})
+    place = kept and kept.of_state(given)
+    if place and (found := place.load()):
+        return place.guarded(found)(given)[0]
+    began, reads = time.perf_counter(), saved.cache_reads()
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, like or abstract(recipe))
+
+    def first(given: Mapping[str, jax.Array]) -> tuple[TrainState, dict]:
+        return initializer(recipe)(given), {}  # as a step gives its state
+
     with meshes.use(recipe.mesh, recipe.rules):
-        initial = jax.jit(initializer(recipe), out_shardings=shardings, donate_argnums=0)
-        return initial.lower(given).compile(compiler_options=QUICK)(given)
+        initial = jax.jit(first, out_shardings=(shardings, {}), donate_argnums=0)
+        program = initial.lower(given).compile(compiler_options=QUICK)
+    if place:
+        place.save(program, began, reads)
+    return program(given)[0]
 
 
 def abstract(recipe: recipes.Recipe) -> TrainState:
