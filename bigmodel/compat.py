@@ -97,7 +97,7 @@ def use_compilation_cache() -> None:
         return
     # Joined as text: a pathlib.Path makes a local folder "gs:" of a bucket's gs://.
     jax.config.update("jax_compilation_cache_dir", f"{cache()}/compiled")
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 
 def kept_steps() -> str:
