@@ -9,7 +9,7 @@ are prepared before. Starts of a round:
 
     first      nothing is cached
     programs   jax's cache of compiled programs alone is there: it traces and lowers
-    second     the whole step is there too, which is what a second start finds
+    second     the whole step is there too, and what draws weights: what a second start finds
     restart    the same, in the workdir of `second`: it goes on from a checkpoint
 """
 

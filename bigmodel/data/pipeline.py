@@ -104,11 +104,6 @@ class Batches:
             for name, array in row.items()
         }
 
-    def warm(self) -> None:
-        """Imports Grain on a thread, which takes 0.6 s: compiling, or loading a step, hides it."""
-        load = functools.partial(importlib.import_module, "grain")
-        threading.Thread(target=load, daemon=True, name="grain").start()
-
     @functools.cached_property
     def _order(self) -> Sequence[tuple[int, int]]:
         """Place in the stream -> (row, epoch)."""
@@ -125,6 +120,11 @@ class Batches:
             streams.append(stream.map_with_index(functools.partial(_with_epoch, len(part))))
             start += len(part)
         return streams[0] if len(streams) == 1 else grain.MapDataset.mix(streams, self.rows.weights)
+
+
+def warm() -> None:
+    """Imports Grain on a thread, which takes 0.6 s: compiling, or loading a step, hides it."""
+    threading.Thread(target=importlib.import_module, args=("grain",), name="grain").start()
 
 
 def place(

@@ -90,11 +90,6 @@ def unrolled(body: Body, params: Any, x: jax.Array, side: Any, cache: Any, kinds
     return x, cache, jax.tree.map(lambda *each: sum(each), *found)
 
 
-def passed(body: Body, params: Any, x: jax.Array, side: Any, cache: Any, kinds: Sequence[str]):
-    """Runs no layer, where parameters are made: of what comes out only the shape matters."""
-    return x, cache, {}
-
-
 def no_sums(body: Body, params: Any, x: jax.Array, side: Any, cache: Any, kinds: Sequence[str]):
     """Zeros like the sums that a layer gives."""
 

@@ -236,8 +236,9 @@ class Decoder(nn.Module):
 
     def run_layers(self, run: stack.Runner, body: stack.Body, params, x, side, cache, first: int):
         """A stack by what runs it, where `scan` does not say otherwise."""
+        if self.is_initializing():  # nobody reads what comes out: tracing the layers costs a start
+            return x, cache, {}
         run = stack.unrolled if self.scan is False else run
-        run = stack.passed if self.is_initializing() else run
         if cache is None:
             policy = (self.remat, self.remat_save, self.remat_offload)
             body = stack.remat(body, *policy, looped=run is not stack.unrolled)

@@ -110,6 +110,8 @@ def run(
     more |= {} if condition is None else {"condition": condition[:1]}
     made = stack.init(layer_block, shape.layers, name, token, None, of_token, None, **more)
     params = module.param(name, made)
+    if module.is_initializing():  # nobody reads what comes out
+        return x, cache
 
     def of_layer(_, layer_params, layer, x, side, cache):
         keys = dropout.row_keys(key, first + layer, side["rows"])
@@ -131,7 +133,6 @@ def run(
         body = stack.remat(body, *policy, looped=runner is not stack.unrolled)
     elif shape.scan is not False:
         runner = stack.scanned
-    runner = stack.passed if module.is_initializing() else runner
     x, cache, _ = runner(body, params, x, side, cache, ("global",))
     return x, cache
 

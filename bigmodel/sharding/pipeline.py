@@ -68,7 +68,7 @@ class Pipeline:
         S, M, R = self.stages, self.microbatches, self.repeats
         if cache is not None:
             raise ValueError("a pipeline has no cache: text is generated on a mesh without stages")
-        if x.shape[0] == 1:  # a model is looked at: only shapes matter
+        if x.shape[0] == 1:  # somebody asks for shapes alone
             return stack.scanned(body, params, x, side, cache, kinds)
         params = jax.tree.map(
             lambda p: p.reshape(S, R, p.shape[0] // (S * R), *p.shape[1:]), params

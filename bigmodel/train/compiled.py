@@ -85,7 +85,7 @@ def compile_step(
 ) -> Compiled:
     """`trace`, and the machine's program, with the config's compiler options; or a `kept` one."""
     ledger = ledger or goodput.Ledger()
-    began, reads = time.perf_counter(), saved.cache_reads()
+    began, _ = since = saved.moment()
     with ledger.span("compile/saved"):
         found = kept.load() if kept else None
     if kept and found:
@@ -99,7 +99,7 @@ def compile_step(
         program = lowered.compile(compiler_options=recipe.compiler_options or None)
     ended = time.perf_counter()
     if kept:
-        kept.save(program, began, reads)
+        kept.save(program, since=since)
     return Compiled(program, program, traced - began, ended - traced)
 
 

@@ -88,10 +88,10 @@ def prepare(
         if resumes or void.newest(checkpoints) is not None:
             return states.restore(checkpoints, abstract, show)
         given = start.read(recipe, abstract, source) if source else None
-        return states.create(recipe, abstract, given, place)
+        return states.create(recipe, abstract, given, kept=place)
 
     making = "restore" if resumes else "start/state"
-    batches.warm()
+    pipeline.warm()
     step, state = compiled.compile_beside(
         recipe, abstract, batches.spec, make_state, ledger=ledger, making=making, kept=place
     )

@@ -1,7 +1,6 @@
 """Compiled steps that are kept for the next start, which then need not be traced or lowered.
 
-Beside each lies the program that makes the run's first state, where there was one to make.
-
+Beside a step lies the program that makes the run's first state, if it was compiled for this run.
 A file lies under the hash of all that shapes a program: the same code, config, versions, devices
 and flags find it, and no others. It holds machine code, which jax reads with pickle: it is kept in
 the user's own cache, never in a workdir, and read only if nobody else can write it.
@@ -66,16 +65,18 @@ class Place(NamedTuple):
 
     def of_state(self, given: Mapping[str, Any]) -> "Place":
         """Where the program lies that makes the run's first state of parameters `given`."""
-        return Place(self.path.with_suffix(".state"), (given,), self.outside)
+        name = hashed([self.path.stem, described(given)])
+        return Place(self.path.with_name(f"{name}.state"), (dict.fromkeys(given, 0),), self.outside)
 
-    def save(self, program: jax.stages.Compiled, began: float, reads: int) -> None:
-        """Writes it on a thread, if this one took long and nothing from jax's cache since `began`.
+    def save(self, program: jax.stages.Compiled, *, since: tuple[float, int]) -> None:
+        """Writes it on a thread, if this one took long and nothing from jax's cache since then.
 
         What came from there must not be kept: a CPU program that was read and is written once more
-        lacks functions, and fails when it runs (jax 0.10.2). `reads`: of `cache_reads`, at `began`.
+        lacks functions, and fails when it runs (jax 0.10.2).
         """
-        if cache_reads() == reads and time.perf_counter() - began > LEAST_SECONDS:
-            threading.Thread(target=self._save, args=(program,), name="saved step").start()
+        (began, before), (now, reads) = since, moment()
+        if reads == before and now - began > LEAST_SECONDS:
+            threading.Thread(target=self._save, args=(program,), name="saved program").start()
 
     def guarded(self, program: jax.stages.Compiled) -> Callable:
         """The program that was loaded, whose file goes if its first run fails: it would again."""
@@ -121,23 +122,24 @@ class Place(NamedTuple):
             unfinished.write_bytes(json.dumps(header).encode() + b"\n" + payload)
             unfinished.chmod(stat.S_IRUSR | stat.S_IWUSR)
             unfinished.replace(self.path)
-            prune(self.path.parent)
-        except Exception as error:  # a step that cannot be kept is compiled again
+            with contextlib.suppress(FileNotFoundError):  # another thread has thrown it away
+                prune(self.path.parent)
+        except Exception as error:  # what cannot be kept is compiled again
             words = str(error).splitlines() or [type(error).__name__]
-            print(f"{self.path}: the step was not kept: {words[0]}", file=sys.stderr)
+            print(f"{self.path}: it was not kept: {words[0]}", file=sys.stderr)
 
 
 _own = threading.local()
 
 
-def cache_reads() -> int:
-    """How many programs this thread has taken from jax's cache so far."""
-    return getattr(_own, "reads", 0)
+def moment() -> tuple[float, int]:
+    """The time, and how many programs this thread has taken from jax's cache."""
+    return time.perf_counter(), getattr(_own, "reads", 0)
 
 
 def _listen(event: str, **_: Any) -> None:
     if event == "/jax/compilation_cache/cache_hits":
-        _own.reads = cache_reads() + 1
+        _own.reads = getattr(_own, "reads", 0) + 1
 
 
 jax.monitoring.register_event_listener(_listen)
@@ -161,9 +163,12 @@ def place(
     own = any(recipe.loaded.extensions.values())
     if not folder or "://" in folder or own or jax.process_count() > 1:
         return None
-    said = json.dumps([*shaping(recipe), described(state), described(batch), facts], default=repr)
-    name = hashlib.sha256(said.encode()).hexdigest()
-    return Place(pathlib.Path(folder) / f"{name[:40]}.step", (state, dict(batch)), state)
+    name = hashed([*shaping(recipe), described(state), described(batch), facts])
+    return Place(pathlib.Path(folder) / f"{name}.step", (state, dict(batch)), state)
+
+
+def hashed(said: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(said, default=repr).encode()).hexdigest()[:40]
 
 
 def shaping(recipe: recipes.Recipe) -> list[Any]:

@@ -2,7 +2,6 @@
 
 import functools
 import os
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -54,30 +53,30 @@ def create(
         like: `abstract`'s, if at hand.
         given: parameters by path that are there already, of the state's dtypes and shardings; they
             are given up. Only the rest is drawn.
-        kept: where the run's step is kept, and what makes the state too.
+        kept: where the run's step is; beside it lies the program that makes the state.
     """
     given = dict(given or {})
     place = kept and kept.of_state(given)
     if place and (found := place.load()):
         return place.guarded(found)(given)[0]
-    began, reads = time.perf_counter(), saved.cache_reads()
+    since = saved.moment()
     shardings = jax.tree.map(lambda leaf: leaf.sharding, like or abstract(recipe))
 
-    def first(given: Mapping[str, jax.Array]) -> tuple[TrainState, dict]:
+    def made(given: Mapping[str, jax.Array]) -> tuple[TrainState, dict]:
         return initializer(recipe)(given), {}  # as a step gives its state
 
     with meshes.use(recipe.mesh, recipe.rules):
-        initial = jax.jit(first, out_shardings=(shardings, {}), donate_argnums=0)
+        initial = jax.jit(made, out_shardings=(shardings, {}), donate_argnums=0)
         program = initial.lower(given).compile(compiler_options=QUICK)
     if place:
-        place.save(program, began, reads)
+        place.save(program, since=since)
     return program(given)[0]
 
 
 def abstract(recipe: recipes.Recipe) -> TrainState:
     """Shapes, dtypes and shardings of a run's state; nothing is computed or compiled."""
     mesh = recipe.mesh
-    # The recipe knows the parameters already: tracing how they are drawn takes most of a second.
+    # The recipe knows the parameters already: tracing how they are drawn would take as long again.
     drawn = jax.tree.map(lambda box: box.value, recipe.tuning.boxed, is_leaf=rules.is_box)
     first = functools.partial(at_start, recipe)
     shapes = jax.eval_shape(first, drawn, jax.eval_shape(jax.random.key, 0))

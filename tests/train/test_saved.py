@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import threading
-import time
 
 import jax
 import jax.numpy as jnp
@@ -63,12 +62,11 @@ def train(tmp_path):
 
 
 def kept(folder):
-    """The files of the one step that is kept and of its state, once their threads wrote them."""
-    for _ in range(1000):
-        if len(files := [*folder.glob("*.step"), *folder.glob("*.state")]) == 2:
-            return files
-        time.sleep(0.01)
-    raise AssertionError("no step was kept, or no state")
+    """The files that are kept, steps first, once their threads have written them."""
+    for thread in threading.enumerate():
+        if thread.name == "saved program":
+            thread.join()
+    return sorted(folder.iterdir(), key=lambda path: path.suffix, reverse=True)
 
 
 def compiled(folder):
@@ -86,6 +84,19 @@ def test_a_second_start_traces_nothing_and_gives_the_same_bits(train, tmp_path, 
     assert not compiled(second)
     assert runs.losses(first) == runs.losses(second)
     assert runs.checksums(first, 4) == runs.checksums(second, 4)
+
+
+def test_a_kept_state_begins_from_the_weights_that_are_there_now(train, tmp_path, monkeypatch):
+    sources = train("seed=1"), train("seed=2")
+    place = tmp_path / "source"
+    place.symlink_to(sources[0])
+    begin = f"init_from={place}", "steps=1", "checkpoint.every=1"
+    first = train(*begin)
+    kept(tmp_path / "steps")
+    place.unlink()
+    place.symlink_to(sources[1])
+    monkeypatch.delattr(states, "initializer")
+    assert runs.losses(train(*begin)) != runs.losses(first)
 
 
 def test_a_damaged_file_is_told_in_a_line_and_compiled_anew(train, tmp_path, capsys):
@@ -108,9 +119,9 @@ def test_what_jaxs_cache_has_given_is_told_from_what_was_compiled():
     found = []
     for _ in range(2):
         lowered = jax.jit(lambda x: jnp.sin(x) @ x).lower(jnp.ones((8, 8)))
-        before = saved.cache_reads()
+        _, before = saved.moment()
         lowered.compile()
-        found.append(saved.cache_reads() - before)
+        found.append(saved.moment()[1] - before)
     assert found == [0, 1]
 
 
@@ -120,7 +131,7 @@ def test_a_program_that_jaxs_cache_gave_is_not_kept(train, tmp_path):
         file.unlink()
     second = train()
     assert compiled(second)
-    assert [thread for thread in threading.enumerate() if thread.name == "saved step"] == []
+    assert [thread for thread in threading.enumerate() if thread.name == "saved program"] == []
     assert list((tmp_path / "steps").iterdir()) == []
 
 
@@ -229,8 +240,9 @@ def test_no_step_is_kept_where_its_code_or_its_place_is_anybodys(recipe, abstrac
 
 def test_the_oldest_files_go(tmp_path):
     for i in range(saved.KEPT + 3):
-        (tmp_path / f"{i}.step").touch()
-        os.utime(tmp_path / f"{i}.step", (i, i))
+        file = tmp_path / f"{i}.{'step' if i % 2 else 'state'}"
+        file.touch()
+        os.utime(file, (i, i))
     saved.prune(tmp_path)
     assert sorted(int(path.stem) for path in tmp_path.iterdir()) == list(range(3, saved.KEPT + 3))
 
