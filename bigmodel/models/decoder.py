@@ -288,7 +288,6 @@ class Decoder(nn.Module):
 def make(**fields) -> Model:
     """The handle of a decoder with the fields of `Decoder`."""
     decoder = Decoder(**fields)
-    dtype = jnp.dtype(decoder.dtype)
 
     def init(rng: jax.Array, batch: Batch) -> Params:
         return decoder.init(rng, batch)["params"]
@@ -310,7 +309,7 @@ def make(**fields) -> Model:
         axes = ("layers", "batch", None, "act_kv_heads", None)
 
         def empty(dim: int) -> jax.Array:
-            zeros = jnp.zeros((decoder.layers, B, length, K, dim), dtype)
+            zeros = jnp.zeros((decoder.layers, B, length, K, dim), decoder.dtype)
             return nn.with_logical_constraint(zeros, axes)
 
         segments = jnp.zeros((B, length), jnp.int32)
