@@ -32,6 +32,7 @@ ENVIRONMENT = {
 # What the compiler writes of the one program that a child lets it dump.
 SCHEDULED = ("*after_optimizations_after_buffer_assignment.txt", "*after_optimizations.txt")
 ALLOCATIONS = "*buffer-assignment.txt"
+ENTRY = re.compile(r"(?ms)^ENTRY .*^\}\s*\Z")  # the last computation of a program, to its end
 LIVE = "*live-range.txt"
 REPORT = "*memory-usage-report.txt"
 INSTALL = {
@@ -103,7 +104,7 @@ class Compiling:
         if not self.read("meta") or not whole(self.text(REPORT), "Memory Space"):
             return False
         pattern = SCHEDULED[self.request.topology.platform == "gpu"]
-        return self.text(pattern).rstrip().endswith("}") and bool(self.text(ALLOCATIONS))
+        return bool(ENTRY.search(self.text(pattern)) and self.text(ALLOCATIONS))
 
     def result(self) -> Found:
         """What came of it.

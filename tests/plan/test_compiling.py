@@ -63,10 +63,25 @@ def test_the_schedule_is_taken_as_soon_as_it_is_there(pretend):
     assert found.memory is None
 
 
-def test_a_program_that_is_half_written_is_waited_for(pretend):
-    half = children.WRITTEN.splitlines()
-    pretend("\n".join([*half[:2], *half[3:], "sleep 1", half[2], "exec sleep 1000"]))
-    assert compiling.compile_one(children.request("v5e:2x4")).program.rstrip().endswith("}")
+@pytest.mark.parametrize(
+    "torn",
+    [
+        "ENTRY %main () -> f32[] {",
+        "%fused (x: f32[]) -> f32[] {\n}",
+        "%fused (x: f32[]) -> f32[] {\n}\n\nENTRY %main (x: f32[8]{0}",
+        "ENTRY %main () -> f32[] {\n  %x = f32[8]{0}",
+    ],
+    ids=["the entry's head", "a computation before it", "half a head", "half a line"],
+)
+def test_a_program_that_is_half_written_is_waited_for(pretend, torn):
+    name = "m.after_optimizations_after_buffer_assignment.txt"
+    whole = children.WRITTEN.splitlines()
+    pretend(
+        "\n".join([f"printf %s '{torn}' > $F/{name}", whole[0], *whole[3:], "sleep 1", *whole[1:3]])
+        + "\nexec sleep 1000"
+    )
+    found = compiling.compile_one(children.request("v5e:2x4"), cached=False)
+    assert found.program == "ENTRY %main () -> f32[] {\n}\n"
 
 
 @pytest.mark.parametrize("script", ["", children.META, f"{children.WRITTEN}"])
