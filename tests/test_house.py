@@ -31,7 +31,7 @@ FILES = sorted(path for folder in FOLDERS for path in ROOT.glob(f"{folder}/**/*.
 # what families bring: each a model, an objective, and the kind of data that it is trained on. A
 # twentieth are tables of names: the families of others, read and written; another, what starts
 # jobs on clusters and keeps them from hanging.
-LINES_OF_A_FILE, LINES_OF_THE_HOUSE = 320, 44_000
+LINES_OF_A_FILE, LINES_OF_THE_HOUSE = 320, 44_100
 NAMELESS = {"base", "common", "helpers", "misc", "util", "utils"}
 OUTSIDE = {"configs", "experiments", "tests", "benchmarks"}
 

@@ -10,6 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from bigmodel.layers.feedforward import ACTIVATIONS, GatedFeedForward
 from bigmodel.layers.linear import Initializer
+from bigmodel.layers.parameter import parameter
 from bigmodel.layers.router import Router, Routes
 
 # compute(x [B, T, D], routes, kernels) -> [B, T, D]
@@ -115,8 +116,8 @@ class Kernel(nn.Module):
 
     @nn.compact
     def __call__(self) -> jax.Array:
-        init = nn.with_logical_partitioning(self.initializer, self.axes)
-        return self.param("kernel", init, self.shape, self.param_dtype)
+        given = (self.axes, self.initializer, self.shape, self.param_dtype)
+        return parameter(self, "kernel", *given)
 
 
 def dropless(x: jax.Array, routes: Routes, kernels: Kernels) -> jax.Array:

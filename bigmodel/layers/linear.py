@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel import shares
+from bigmodel.layers.parameter import parameter
 
 Initializer = jax.nn.initializers.Initializer
 
@@ -39,16 +40,16 @@ class Einsum(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        init = nn.with_logical_partitioning(self.initializer or self.fan_in(), self.axes)
-        kernel = self.param("kernel", init, self.shape, self.param_dtype)
+        init = self.initializer or self.fan_in()
+        kernel = parameter(self, "kernel", self.axes, init, self.shape, self.param_dtype)
         kernel = gathered(kernel.astype(self.dtype), self.axes)
         y = self.einsum(self.equation, x.astype(self.dtype), kernel)
         if self.bias_axes is None:
             return y
         letters, output = self.equation.split(",")[1].split("->")
         shape = tuple(n for n, letter in zip(self.shape, letters, strict=True) if letter in output)
-        init = nn.with_logical_partitioning(nn.initializers.zeros, self.bias_axes)
-        return y + self.param("bias", init, shape, self.param_dtype).astype(self.dtype)
+        given = self.bias_axes, nn.initializers.zeros, shape, self.param_dtype
+        return y + parameter(self, "bias", *given).astype(self.dtype)
 
     def fan_in(self) -> Initializer:
         inputs, output = self.equation.split("->")
@@ -152,8 +153,8 @@ class Table(nn.Module):
 
     @nn.compact
     def __call__(self, ids: jax.Array) -> jax.Array:
-        init = nn.with_logical_partitioning(self.initializer, self.axes)
-        table = self.param("table", init, (self.rows, self.width), self.param_dtype)
+        given = self.axes, self.initializer, (self.rows, self.width), self.param_dtype
+        table = parameter(self, "table", *given)
         # A lookup in a table that is cut along its width, for a batch that is cut over the same
         # devices, makes the partitioner replicate everything.
         return looked_up(self.rows, self.axes, gathered(table.astype(self.dtype), self.axes), ids)

@@ -4,6 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from bigmodel.layers.parameter import parameter
+
 
 class LayerNorm(nn.Module):
     """(x - mean) / sqrt(variance + epsilon) * scale + bias.  [..., D] -> [..., D]
@@ -27,12 +29,11 @@ class LayerNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = x.shape[-1:]
-        ones = nn.with_logical_partitioning(nn.initializers.ones, (self.axis,))
-        scale = self.param("scale", ones, shape, self.param_dtype)
+        ones, zeros = nn.initializers.ones, nn.initializers.zeros
+        scale = parameter(self, "scale", (self.axis,), ones, shape, self.param_dtype)
         y = standardised(x, self.epsilon) * scale
         if self.bias:
-            zeros = nn.with_logical_partitioning(nn.initializers.zeros, (self.axis,))
-            y = y + self.param("bias", zeros, shape, self.param_dtype)
+            y = y + parameter(self, "bias", (self.axis,), zeros, shape, self.param_dtype)
         return y.astype(self.dtype)
 
 
@@ -65,8 +66,8 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         start = nn.initializers.constant(1.0 - self.offset)
-        init = nn.with_logical_partitioning(start, (self.axis,))
-        scale = self.param("scale", init, x.shape[-1:], self.param_dtype) + self.offset
+        given = (self.axis,), start, x.shape[-1:], self.param_dtype
+        scale = parameter(self, "scale", *given) + self.offset
         x = x.astype(jnp.float32)
         y = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
         return (y * scale).astype(self.dtype)

@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from bigmodel.layers.parameter import parameter
+
 
 class AttentionPooling(nn.Module):
     """A learned query sees all tokens; a feed-forward layer follows.  [B, T, D] -> [B, D]
@@ -27,8 +29,8 @@ class AttentionPooling(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, segments: jax.Array | None = None) -> jax.Array:
         """x [B, T, D] with segments [B, T], 0 for padding, into [B, D]."""
-        init = nn.with_logical_partitioning(nn.initializers.xavier_uniform(), ("positions", "norm"))
-        query = self.param("query", init, (1, x.shape[-1]), self.param_dtype)
+        axes, init = ("positions", "norm"), nn.initializers.xavier_uniform()
+        query = parameter(self, "query", axes, init, (1, x.shape[-1]), self.param_dtype)
         query = jnp.broadcast_to(query.astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
         pooled = self.attention(name="attention")(query, None, x, segments, layer=0, cache=None)
         pooled = pooled + self.feedforward(name="feedforward")(self.norm(name="norm")(pooled))

@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bigmodel.layers.parameter import parameter
+
 
 class RelativeBias(nn.Module):
     """A learned number for each bucket of distances and each head.  () -> float32 [1, H, T, S]
@@ -31,8 +33,8 @@ class RelativeBias(nn.Module):
     @nn.compact
     def __call__(self, T: int, S: int, offset: jax.Array | int = 0) -> jax.Array:
         """The bias of T queries and S keys; the first query stands at key `offset`."""
-        init = nn.with_logical_partitioning(self.initializer, ("positions", "heads"))
-        table = self.param("table", init, (self.buckets, self.heads), self.param_dtype)
+        axes, shape = ("positions", "heads"), (self.buckets, self.heads)
+        table = parameter(self, "table", axes, self.initializer, shape, self.param_dtype)
         # Each distance is looked up once: [T + S - 1, H], not [T, S, H] whose gradient is a sum of
         # T S terms into N rows.
         apart = jnp.arange(T + S - 1) - (T - 1) - offset

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel.layers.linear import Initializer
+from bigmodel.layers.parameter import parameter
 
 SCORES = ("softmax", "sigmoid")
 
@@ -71,15 +72,15 @@ class Router(nn.Module):
     ) -> Routes:
         D, E = x.shape[-1], self.experts
         init = self.initializer or nn.initializers.lecun_normal()
-        init = nn.with_logical_partitioning(init, ("router_embed", "router"))
-        kernel = self.param("kernel", init, (D, E), self.param_dtype)
+        axes = ("router_embed", "router")
+        kernel = parameter(self, "kernel", axes, init, (D, E), self.param_dtype)
         logits = jnp.einsum("BTD,DE->BTE", x.astype(jnp.float32), kernel.astype(jnp.float32))
         scores = jax.nn.softmax(logits) if self.scores == "softmax" else jax.nn.sigmoid(logits)
 
         ranked = scores
         if self.balance:
-            zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("router",))
-            bias = self.param("balance", zeros, (E,), jnp.float32)
+            zeros = nn.initializers.zeros
+            bias = parameter(self, "balance", ("router",), zeros, (E,), jnp.float32)
             ranked = scores + jax.lax.stop_gradient(bias)
         chosen = jax.lax.top_k(self.of_groups(ranked), self.chosen)[1]
         weights = jnp.take_along_axis(scores, chosen, axis=-1)

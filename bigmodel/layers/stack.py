@@ -21,19 +21,25 @@ Body = Callable[..., tuple[jax.Array, Any, Any]]
 Runner = Callable[..., tuple[jax.Array, Any, Any]]
 
 
-def init(
-    block: nn.Module, layers: int, axis: str, *args: Any, **kwargs: Any
-) -> Callable[[jax.Array], Any]:
-    """An initializer of a stack: each layer from a key of its own, `axis` put before its axes."""
+def params(of: nn.Module, name: str, block: nn.Module, layers: int, *args: Any, **kwargs: Any):
+    """A module's parameter that is a stack: each layer drawn from a key of its own.
+
+    `name` is also the logical axis put before the layer's own. What was drawn before is held to its
+    depth; the layers hold it to the rest (`layers.parameter`).
+    """
+    if of.has_variable("params", name):
+        there = nn.meta.unbox(of.get_variable("params", name))
+        if (found := len(jax.tree.leaves(there)[0])) != layers:
+            raise ValueError(f"{name}: the model has {layers} layers, its parameters {found}")
+        return there
 
     def stacked(key: jax.Array):
         keys = jax.random.split(key, layers)
-        params = jax.vmap(lambda k: block.init(k, *args, **kwargs)["params"])(keys)
+        drawn = jax.vmap(lambda k: block.init(k, *args, **kwargs)["params"])(keys)
         is_box = lambda leaf: isinstance(leaf, nn.LogicallyPartitioned)  # noqa: E731
-        add_axis = lambda box: box.replace(names=(axis, *box.names))  # noqa: E731
-        return jax.tree.map(add_axis, params, is_leaf=is_box)
+        return jax.tree.map(lambda p: p.replace(names=(name, *p.names)), drawn, is_leaf=is_box)
 
-    return stacked
+    return of.param(name, stacked)
 
 
 def scanned(body: Body, params: Any, x: jax.Array, side: Any, cache: Any, kinds: Sequence[str]):
@@ -47,19 +53,17 @@ def scanned(body: Body, params: Any, x: jax.Array, side: Any, cache: Any, kinds:
     groups = layers // period
     whole = groups * period
 
-    def one(kind, layer_params, layer, carry):
-        x, cache, sums = carry
-        x, cache, more = body(kind, layer_params, layer, x, side, cache)
-        return x, cache, jax.tree.map(jnp.add, sums, more)
-
     def group(carry, xs):
+        x, cache = carry
         first, group_params = xs
+        found = []
         for i, kind in enumerate(kinds):
             layer_params = group_params
             if period > 1:
                 layer_params = jax.tree.map(lambda p, i=i: p[i], group_params)
-            carry = one(kind, layer_params, first + i, carry)
-        return carry, None
+            x, cache, more = body(kind, layer_params, first + i, x, side, cache)
+            found.append(more)
+        return (x, cache), added(found)
 
     def in_groups(p):
         # Cut otherwise than by the scan itself, every layer's parameters would be kept once more
@@ -67,12 +71,18 @@ def scanned(body: Body, params: Any, x: jax.Array, side: Any, cache: Any, kinds:
         return p if period == 1 else p[:whole].reshape(groups, period, *p.shape[1:])
 
     numbers = jnp.arange(0, whole, period)
-    carry = x, cache, no_sums(body, params, x, side, cache, kinds)
-    carry, _ = jax.lax.scan(group, carry, (numbers, jax.tree.map(in_groups, params)))
+    (x, cache), each = jax.lax.scan(group, (x, cache), (numbers, jax.tree.map(in_groups, params)))
+    found = [jax.tree.map(lambda sums: sums.sum(0), each)]
     for layer in range(whole, layers):
         layer_params = jax.tree.map(lambda p, layer=layer: p[layer], params)
-        carry = one(kinds[layer - whole], layer_params, layer, carry)
-    return carry
+        x, cache, more = body(kinds[layer - whole], layer_params, layer, x, side, cache)
+        found.append(more)
+    return x, cache, added(found)
+
+
+def added(found: Sequence[Any]) -> Any:
+    """The sums of several layers as one."""
+    return jax.tree.map(lambda *each: sum(each[1:], each[0]), *found)
 
 
 def unrolled(body: Body, params: Any, x: jax.Array, side: Any, cache: Any, kinds: Sequence[str]):
@@ -87,19 +97,7 @@ def unrolled(body: Body, params: Any, x: jax.Array, side: Any, cache: Any, kinds
         layer_params = jax.tree.map(lambda p, i=layer: p[i][0], cut, is_leaf=is_cut)
         x, cache, more = body(kinds[layer % len(kinds)], layer_params, layer, x, side, cache)
         found.append(more)
-    return x, cache, jax.tree.map(lambda *each: sum(each), *found)
-
-
-def no_sums(body: Body, params: Any, x: jax.Array, side: Any, cache: Any, kinds: Sequence[str]):
-    """Zeros like the sums that a layer gives."""
-
-    def first(params, x, side, cache):
-        return body(kinds[0], jax.tree.map(lambda p: p[0], params), 0, x, side, cache)[2]
-
-    return jax.tree.map(
-        lambda sums: jnp.zeros(sums.shape, sums.dtype),
-        jax.eval_shape(first, params, x, side, cache),
-    )
+    return x, cache, added(found)
 
 
 def remat(

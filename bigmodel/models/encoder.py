@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from bigmodel import config
 from bigmodel.layers import attention, dropout, feedforward, stack
 from bigmodel.layers.linear import Einsum, Table, gathered, product_in_float32
+from bigmodel.layers.parameter import parameter
 from bigmodel.models import tower, transformer
 from bigmodel.models.handle import Batch, Model, Outputs, Params
 
@@ -181,10 +182,10 @@ class MaskedHead(nn.Module):
     def __call__(self) -> None:
         D, dtype = self.shape.width, jnp.dtype(self.shape.param_dtype)
         kernel = transformer.initializers(self.shape)[0] or nn.initializers.lecun_normal()
-        zeros, named = nn.initializers.zeros, nn.with_logical_partitioning
-        self.param("kernel", named(kernel, ("embed", "norm")), (D, D), dtype)
-        self.param("bias", named(zeros, ("norm",)), (D,), dtype)
-        self.param("vocab_bias", named(zeros, ("vocab",)), (self.vocab,), dtype)
+        zeros = nn.initializers.zeros
+        parameter(self, "kernel", ("embed", "norm"), kernel, (D, D), dtype)
+        parameter(self, "bias", ("norm",), zeros, (D,), dtype)
+        parameter(self, "vocab_bias", ("vocab",), zeros, (self.vocab,), dtype)
         transformer.make_norm(self.shape)(name="norm")(jnp.zeros((1, D)))
 
 

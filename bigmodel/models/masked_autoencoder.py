@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from bigmodel import config
 from bigmodel.layers import attention, dropout, linear, positions, stack
+from bigmodel.layers.parameter import parameter
 from bigmodel.models import tower, transformer, vit
 from bigmodel.models.handle import Batch, Model, Outputs, Params
 
@@ -135,8 +136,8 @@ class MaskedAutoencoder(nn.Module):
             "BTD,DF->BTF", (self.width, D), axes, None, ("mlp",), **how, name="decoder_embedding"
         )
         x = into(x)
-        init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("norm",))
-        token = self.param("mask_token", init, (D,), jnp.dtype(self.param_dtype))
+        init = nn.initializers.normal(0.02)
+        token = parameter(self, "mask_token", ("norm",), init, (D,), self.param_dtype)
         hidden = (x.shape[0], self.length - self.visible, D)
         x_class, x = x[:, : self.extra], x[:, self.extra :]
         x = jnp.concatenate([x, jnp.broadcast_to(token.astype(x.dtype), hidden)], axis=1)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from bigmodel.layers import attention, feedforward, stack
 from bigmodel.layers.linear import Einsum, Table, gathered, looked_up, product_in_float32
+from bigmodel.layers.parameter import parameter
 from bigmodel.models import tower, transformer
 from bigmodel.models.handle import Batch, Model, Outputs, Params
 
@@ -132,8 +133,8 @@ class Recommender(nn.Module):
             name="projection",
         )
         x = feedforward.gelu(product(x))
-        init = nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",))
-        self.param("item_bias", init, (self.vocab,), jnp.dtype(self.param_dtype))
+        zeros = nn.initializers.zeros
+        parameter(self, "item_bias", ("vocab",), zeros, (self.vocab,), self.param_dtype)
         return transformer.make_norm(tower.shape_of(self))(name="projection_norm")(x)
 
 

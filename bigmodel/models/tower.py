@@ -108,8 +108,8 @@ def run(
     token = x[:1, :1]
     more: dict[str, Any] = {"memory": (token, None)} if cross else {}
     more |= {} if condition is None else {"condition": condition[:1]}
-    made = stack.init(layer_block, shape.layers, name, token, None, of_token, None, **more)
-    params = module.param(name, made)
+    example = (token, None, of_token, None)
+    params = stack.params(module, name, layer_block, shape.layers, *example, **more)
     if module.is_initializing():  # nobody reads what comes out
         return x, cache
 

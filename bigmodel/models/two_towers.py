@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from bigmodel import config
 from bigmodel.layers import attention
 from bigmodel.layers.linear import Einsum, Table
+from bigmodel.layers.parameter import parameter
 from bigmodel.models import tower, transformer, vit
 from bigmodel.models.handle import Batch, Model, Outputs, Params
 
@@ -147,9 +148,9 @@ class TwoTowers(nn.Module):
         init = nn.initializers.normal(0.02)
         axes, dtypes = ("vocab", "embed"), transformer.dtypes(self)
         x = Table(self.vocab, width, axes, init, **dtypes, name="tokens")(tokens)
-        init = nn.with_logical_partitioning(nn.initializers.normal(0.01), ("positions", "embed"))
+        init, axes = nn.initializers.normal(0.01), ("positions", "embed")
         size = (self.text_length, width)
-        table = self.param("text_positions", init, size, jnp.dtype(self.param_dtype))
+        table = parameter(self, "text_positions", axes, init, size, self.param_dtype)
         x = x + table[: tokens.shape[1]].astype(x.dtype)
 
         read = ("rows", "segments") if self.text_pooling == "end" else ("rows",)
@@ -174,8 +175,8 @@ class TwoTowers(nn.Module):
 
     def number(self, name: str, start: float) -> jax.Array:
         """A parameter that is one number, in float32."""
-        init = nn.with_logical_partitioning(nn.initializers.constant(start), ())
-        return self.param(name, init, (), jnp.dtype(self.param_dtype)).astype(jnp.float32)
+        init = nn.initializers.constant(start)
+        return parameter(self, name, (), init, (), self.param_dtype).astype(jnp.float32)
 
 
 def last(x: jax.Array, segments: jax.Array | None) -> jax.Array:

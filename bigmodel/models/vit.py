@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from bigmodel import config
 from bigmodel.layers import attention, stack
 from bigmodel.layers.linear import Einsum
+from bigmodel.layers.parameter import parameter
 from bigmodel.layers.pooling import AttentionPooling
 from bigmodel.models import tower, transformer
 from bigmodel.models.handle import Batch, Model, Outputs, Params
@@ -121,13 +122,12 @@ def embed(
     """
     x = Embedding(of.patch, of.width, of.param_dtype, of.dtype, bias, name="patches")(images)
     if of.pooling == "class":
-        init = nn.with_logical_partitioning(nn.initializers.zeros, ("norm",))
-        token = of.param("class_token", init, (of.width,), jnp.dtype(of.param_dtype))
+        zeros = nn.initializers.zeros
+        token = parameter(of, "class_token", ("norm",), zeros, (of.width,), of.param_dtype)
         token = jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, of.width))
         x = jnp.concatenate([token, x], axis=1)
-    initializer = initializer or nn.initializers.normal(0.02)
-    init = nn.with_logical_partitioning(initializer, ("positions", "embed"))
-    table = of.param("positions", init, x.shape[1:], jnp.dtype(of.param_dtype))
+    init, axes = initializer or nn.initializers.normal(0.02), ("positions", "embed")
+    table = parameter(of, "positions", axes, init, x.shape[1:], of.param_dtype)
     return x + table.astype(x.dtype)
 
 

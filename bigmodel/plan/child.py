@@ -96,16 +96,11 @@ def loaded_of(request: dict[str, Any]) -> Any:
     """The config of a request: its values, and the builders of its file."""
     from bigmodel import config
 
-    loaded = config.Loaded(config.from_json(request["values"]), "", request["path"])
-    if request["text"]:
-        given = (request["text"], request["argument"], (), request["path"])
-        loaded = config.Loaded(
-            loaded.config,
-            *given[:1],
-            request["path"],
-            extensions=config.load_text(*given).extensions,
-        )
-    return loaded
+    values, text, path = config.from_json(request["values"]), request["text"], request["path"]
+    if not text:
+        return config.Loaded(values, text, path)
+    of_file = config.load_text(text, request["argument"], (), path)
+    return config.Loaded(values, text, path, extensions=of_file.extensions)
 
 
 def place(device: Any, platform: str) -> list[int]:

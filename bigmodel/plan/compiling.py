@@ -123,9 +123,7 @@ class Compiling:
         late = ended is None and (self.request.full or not self.scheduled())
         if meta is None or late or (error and not overfull) or (ended and not error):
             raise CompileError(self.reason(error, late))
-        program = next((t for pattern in SCHEDULED if (t := self.text(pattern))), "")
-        if (self.folder / "program.txt").exists():
-            program = (self.folder / "program.txt").read_text()
+        program = next(filter(None, map(self.text, ("program.txt", *SCHEDULED))), "")
         if not program:  # nothing to read a time from
             raise CompileError(overfull or "it wrote no program")
         return Found(

@@ -251,6 +251,12 @@ def params(name: str):
     return jax.tree_util.tree_map_with_path(one, shapes)
 
 
+@functools.cache
+def applied(name: str):
+    """The model's `apply`, compiled once for all laws that look at it."""
+    return jax.jit(make(name).apply)
+
+
 def chosen(name: str, outputs: dict[str, Any]) -> list[jax.Array]:
     """The outputs that laws look at."""
     return [at(path, outputs) for path in FAMILIES[name].outputs]

@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from bigmodel import trees
 from bigmodel.models import handle
 from bigmodel.optimizers import matrices
 from bigmodel.sharding import rules
-from tests.models.families import FAMILIES, chosen, make, params, program
+from tests.models.families import FAMILIES, applied, chosen, make, params, program
 
 IN_FLOAT32 = ("logits", "velocity", "reconstructed", "masked")  # whatever the dtype
 over_families = pytest.mark.parametrize("name", FAMILIES)
@@ -75,13 +76,47 @@ def test_optimizers_know_every_stack_of_layers(name):
     assert set(stacks) <= set(matrices.STACKS)
 
 
+@over_families
+def test_a_forward_pass_draws_no_parameter(name, monkeypatch):
+    """Not even to see of which shape it would be."""
+
+    def refuse(*_, **__):
+        raise AssertionError("parameters are drawn")
+
+    given = params(name), batch(name)
+    monkeypatch.setattr(nn.Module, "init", refuse)
+    monkeypatch.setattr(nn.Module, "param", refuse)
+    jax.eval_shape(make(name).apply, *given)
+
+
+LESS = {  # what is one less, and how it is told
+    "depth": (
+        lambda path, leaf: leaf[:-1] if "layers" in jax.tree_util.keystr(path) else leaf,
+        r"layers: the model has \d layers, its parameters \d",
+    ),
+    "width": (
+        lambda path, leaf: leaf[..., :-1] if path[-1].key == "kernel" else leaf,
+        r"kernel: the model's is \(.*\), the parameters' \(.*\)",
+    ),
+}
+
+
+@over_families
+@pytest.mark.parametrize("of", LESS)
+def test_parameters_of_another_shape_are_refused(name, of):
+    less, law = LESS[of]
+    others = jax.tree_util.tree_map_with_path(less, params(name))
+    with pytest.raises(ValueError, match=law):
+        jax.eval_shape(make(name).apply, others, batch(name))
+
+
 @over_first_families
 def test_a_row_does_not_depend_on_the_others(name):
     given = batch(name, rows=3)
-    whole = chosen(name, jax.jit(make(name).apply)(params(name), given))
+    whole = chosen(name, applied(name)(params(name), given))
     for row in range(3):
         alone = {key: array[row : row + 1] for key, array in given.items()}
-        found = chosen(name, jax.jit(make(name).apply)(params(name), alone))
+        found = chosen(name, applied(name)(params(name), alone))
         for one, all_ in zip(found, whole, strict=True):
             assert_close(one[0], all_[row])
 
@@ -90,11 +125,12 @@ def test_a_row_does_not_depend_on_the_others(name):
 def test_dropout_masks_belong_to_rows(name):
     """Rows in another order, or some of them, draw the masks of their numbers."""
     model, given, key = make(name, dropout=0.3), batch(name, rows=4), jax.random.key(1)
-    run = program(model, name)
-    whole = run(params(name), given, key)[1]
-    turned = run(params(name), {k: v[::-1] for k, v in given.items()}, key)[1]
-    plain = run(params(name), given, None)[1]
-    for one, other, dry in zip(whole, turned, plain, strict=True):
+    run, rngs = jax.jit(model.apply), {"dropout": key}
+    whole = run(params(name), given, rngs)
+    turned = run(params(name), {k: v[::-1] for k, v in given.items()}, rngs)
+    plain = run(params(name), given)
+    found = (chosen(name, outputs) for outputs in (whole, turned, plain))
+    for one, other, dry in zip(*found, strict=True):
         assert_close(other[::-1], one)
         assert np.abs(one - dry).max() > 1e-3
 
@@ -113,8 +149,7 @@ def test_what_stands_in_the_padding_changes_nothing(name):
         mask = real.reshape(*real.shape, *[1] * (noise.ndim - real.ndim))
         others[array] = np.where(mask, given[array], noise)
         assert not np.array_equal(others[array], given[array])
-    run = jax.jit(make(name).apply)
-    outputs, again = (chosen(name, run(params(name), b)) for b in (given, others))
+    outputs, again = (chosen(name, applied(name)(params(name), b)) for b in (given, others))
     for path, one, other in zip(case.outputs, outputs, again, strict=True):
         if path in case.per_token:
             one, other = np.asarray(one)[real], np.asarray(other)[real]
@@ -128,15 +163,15 @@ OF_TOKENS = ("tokens", "segments", "positions", "prefix")
 def test_cached_decoding_is_the_full_forward(name):
     """A prompt at once, and the last two tokens one by one; what else there is comes with it."""
     model, given = make(name), batch(name)
-    wanted = jax.jit(model.apply)(params(name), given)["logits"]
+    wanted = applied(name)(params(name), given)["logits"]
     T = given["tokens"].shape[1]
     beside = {key: array for key, array in given.items() if key not in (*OF_TOKENS, "rows")}
     cut = {key: array for key, array in given.items() if key in OF_TOKENS}
     cache = jax.jit(model.new_cache, static_argnums=2)(params(name), given, T)
-    step = jax.jit(model.apply)
     for start, stop in ((0, T - 2), (T - 2, T - 1), (T - 1, T)):
         some = {key: array[:, start:stop] for key, array in cut.items()}
-        outputs = step(params(name), some | (beside if start == 0 else {}), cache=cache)
+        some |= beside if start == 0 else {}
+        outputs = applied(name)(params(name), some, cache=cache)
         cache = outputs["cache"]
         real = some.get("segments", np.ones_like(some["tokens"])) > 0
         found, full = np.asarray(outputs["logits"]), np.asarray(wanted[:, start:stop])
@@ -157,8 +192,7 @@ def test_rows_packed_into_one_are_as_if_alone(name):
         packed[segments] = np.repeat([[1, 2]], T, axis=1).astype(np.int32)
         packed[positions] = np.tile(np.arange(T, dtype=np.int32), 2)[None]
     assert set(packed) | {"rows"} >= set(both)
-    run = jax.jit(make(name).apply)
-    alone, found = run(params(name), both)["hidden"], run(params(name), packed)["hidden"]
+    alone, found = (applied(name)(params(name), b)["hidden"] for b in (both, packed))
     assert_close(found[0], alone.reshape(-1, alone.shape[-1]), 1e-5)
 
 
