@@ -40,9 +40,9 @@ quickstart: install
 	$(BIN)/bigmodel generate --workdir $(WORKDIR) --prompt "def " --max_new_tokens 200
 
 test: install
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-# Laws over every family, tiny config or size, of which `make test` has some, and what takes long.
+# More rows of what `make test` tests: every family, tiny config or size, and what takes long.
 test-families: install
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "families and not layouts"
 

@@ -10,7 +10,7 @@ import pytest
 
 import bigmodel
 from bigmodel import config, run
-from tests import runs
+from tests import quick, runs
 
 
 def extended(optimizer):
@@ -212,7 +212,7 @@ def test_training_by_the_command_imports_no_tensorflow(tmp_path):
     import os
     import subprocess
 
-    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(runs.ROOT)}
+    environment = {**os.environ, "XLA_FLAGS": quick.FLAGS, "PYTHONPATH": str(runs.ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=environment,

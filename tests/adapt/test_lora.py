@@ -157,7 +157,10 @@ def scalars(tree):
     "layout",
     [
         dict(mesh=dict(fsdp=2, tensor=2), accumulate=2),
-        dict(mesh=dict(stage=2), pipeline=dict(microbatches=2, repeats=2)),
+        pytest.param(
+            dict(mesh=dict(stage=2), pipeline=dict(microbatches=2, repeats=2)),
+            marks=pytest.mark.families,  # for its time
+        ),
     ],
     ids=["mesh", "pipeline"],
 )

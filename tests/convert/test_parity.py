@@ -36,7 +36,11 @@ def given(found):
     return cases.inputs(found["config"]["model_type"], found["config"])
 
 
-@over_cases
+@pytest.mark.parametrize(
+    "name",
+    # `make test` has one of each kind of model, `make test-families` all that they differ in.
+    [pytest.param(name, marks=[pytest.mark.families] * ("_" in name)) for name in cases.CASES],
+)
 def test_outputs_are_those_of_transformers(name, made):
     found, _, _, model, _, params = made(name)
     outputs = jax.jit(model.apply)(params, given(found))

@@ -84,7 +84,15 @@ def test_parameters_are_those_the_model_makes(name):
     assert groups["head"] == trees.count(shapes.get("head", {}))
 
 
-@pytest.mark.parametrize("name", DECODERS)
+# Of what is traced `make test` has some, `make test-families` all.
+FIRST = ("gpt", "gpt, unrolled", "gemma", "qwen experts", "mixtral with room", "deepseek")
+over_decoders = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.families] * (name not in FIRST)) for name in DECODERS],
+)
+
+
+@over_decoders
 def test_flops_are_those_of_a_traced_gradient(name):
     model, fields = decoder.make(**(SMALL | DECODERS[name])), fields_of(**DECODERS[name])
     objective = objectives.next_token(model)
@@ -94,7 +102,7 @@ def test_flops_are_those_of_a_traced_gradient(name):
     np.testing.assert_allclose(B * T * flops.total, found, rtol=0.005)
 
 
-@pytest.mark.parametrize("name", DECODERS)
+@over_decoders
 def test_forward_flops_are_those_of_a_traced_evaluation(name):
     model, fields = decoder.make(**(SMALL | DECODERS[name])), fields_of(**DECODERS[name])
     found = traced(
@@ -104,7 +112,7 @@ def test_forward_flops_are_those_of_a_traced_evaluation(name):
     np.testing.assert_allclose(B * T * flops.total, found, rtol=0.005)
 
 
-@pytest.mark.parametrize("name", DECODERS)
+@over_decoders
 def test_flops_of_prompts_and_of_a_token_are_those_that_generation_traces(name):
     model, fields = decoder.make(**(SMALL | DECODERS[name])), fields_of(**DECODERS[name])
     params, rules = shapes_of(**DECODERS[name]), generate.Rules(sampling.Sampling(), (), None)

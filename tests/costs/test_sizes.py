@@ -21,9 +21,8 @@ EVERY = [
 # FLOPs are worked out from the fields of decoders; those of other families are counted as traced.
 SIZES = [n for n in EVERY if config.load(f"{CONFIGS}/{n}").config.model.name == "decoder"]
 TINY = [name for name in SIZES if name.endswith(":tiny")]
-# Of each config `make test` has the smallest and the last of its sizes, `make test-families` all.
+# Of each config `make test` has the last of its sizes, `make test-families` all.
 LAST = {name.partition(":")[0]: name for name in SIZES}.values()
-SOME = {*TINY, *LAST}
 B = 2
 # Kept as they are: model, objective and its chunks. The reference computes all keys of a row.
 SMALL = {"batch": B, "model.attention": "reference", "model.scan": True, "mesh.fsdp": 1}
@@ -46,7 +45,7 @@ def traced(name: str, **overrides: Any) -> tuple[dict[str, Any], int, float]:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.families] * (n not in SOME)) for n in SIZES]
+    "name", [pytest.param(n, marks=[pytest.mark.families] * (n not in LAST)) for n in SIZES]
 )
 def test_flops_of_a_size_are_those_of_its_traced_gradient(name):
     fields, length, found = traced(name)

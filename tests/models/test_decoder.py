@@ -24,6 +24,12 @@ from tests.models.variants import (
 )
 
 over_variants = pytest.mark.parametrize("name", VARIANTS)
+# Of laws of gradients, which take long, `make test` has these, `make test-families` all.
+FIRST = ("gpt", "mistral", "gemma3", "original", "mixtral_room", "deepseek")
+over_first_variants = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.families] * (name not in FIRST)) for name in VARIANTS],
+)
 
 
 def assert_close(found, wanted, tolerance=1e-4):
@@ -42,7 +48,7 @@ def gradient(name):
     return outputs["logits"], grads
 
 
-@over_variants
+@over_first_variants
 def test_no_gradient_flows_back_from_a_later_token(name):
     """d hidden[t] / d embedding of token s is zero exactly where s > t."""
     given = batch() | {"tokens": np.arange(2 * T, dtype=np.int32).reshape(2, T)}  # each token once
@@ -70,7 +76,7 @@ def test_no_value_depends_on_a_later_token(name):
         assert_close(others[:, :t], whole[:, :t], 1e-5)
 
 
-@over_variants
+@over_first_variants
 def test_scanned_layers_are_the_unrolled_ones_in_value_and_gradient(name):
     grads, outputs = program(name)(params(name), batch(), *weights())
     unrolled = gradient_program(make(name, scan=False))
@@ -80,7 +86,7 @@ def test_scanned_layers_are_the_unrolled_ones_in_value_and_gradient(name):
     jax.tree.map(lambda a, b: assert_close(a, b, 1e-3), other_grads, grads)
 
 
-@over_variants
+@over_first_variants
 def test_every_parameter_has_a_gradient(name):
     for path, grad in jax.tree_util.tree_leaves_with_path(gradient(name)[1]):
         assert np.isfinite(grad).all(), path

@@ -55,7 +55,7 @@ def test_a_token_sees_no_later_one_and_all_of_its_source(name):
 
 
 @over_kinds
-@pytest.mark.parametrize("at_once", [1, 4])
+@pytest.mark.parametrize("at_once", [pytest.param(1, marks=pytest.mark.families), 4])
 def test_cached_decoding_is_the_full_forward(name, at_once):
     """Prompts that are padded on the left, some tokens at a time, after an encoder's one run."""
     model, batch = make(name), pairs(3, 1)

@@ -55,7 +55,7 @@ def test_recomputing_activations_changes_nothing(name):
     jax.tree.map(assert_close, others[0], grads)
 
 
-@over_families
+@over_first_families
 def test_every_parameter_has_a_gradient(name):
     for path, grad in trees.flatten(gradient(name)[0]).items():
         assert np.isfinite(grad).all(), path

@@ -47,7 +47,7 @@ def test_a_prefix_of_nothing_is_none(name):
 
 
 @over_variants
-@pytest.mark.parametrize("padding", [0, 3])
+@pytest.mark.parametrize("padding", [pytest.param(0, marks=pytest.mark.families), 3])
 def test_cached_decoding_of_a_prefix_is_the_full_forward(name, padding):
     given = prefixed()
     whole = outputs_of(name, given)["logits"]

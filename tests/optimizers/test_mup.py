@@ -99,7 +99,7 @@ def slope(family, optimizer, name, with_mup):
     return np.polyfit(np.log(WIDTHS), np.log(found), 1)[0]
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("muon", marks=pytest.mark.families)])
 @pytest.mark.parametrize("family", ["decoder", pytest.param("vit", marks=pytest.mark.families)])
 def test_what_a_model_says_moves_alike_at_any_width(family, optimizer):
     for name in ("hidden", "logits"):

@@ -32,7 +32,8 @@ FAMILIES = {
 }
 # A compiled program each: not the whole product.
 CASES = (
-    *(("bert", "data2_fsdp2_tensor2"), ("bert", "stage2")),
+    ("bert", "data2_fsdp2_tensor2"),
+    pytest.param("bert", "stage2", marks=pytest.mark.families),
     pytest.param("bert", "accumulate4", marks=pytest.mark.layouts),
     pytest.param("roberta", "sequence", marks=pytest.mark.layouts),
 )

@@ -27,9 +27,11 @@ LOSSES = {
 }
 
 
+# `make test` has one, `make test-families` one of each loss, `make test-layouts` all.
 FIRST = [(loss, "data2_fsdp2_tensor2") for loss in ("softmax", "sampled", "binary")]
 CASES = [
-    *FIRST,
+    FIRST[0],
+    *(pytest.param(*case, marks=pytest.mark.families) for case in FIRST[1:]),
     *(
         pytest.param(*case, marks=pytest.mark.layouts)
         for case in itertools.product(LOSSES, LAYOUTS)

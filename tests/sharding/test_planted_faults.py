@@ -123,13 +123,18 @@ FAULTS = {
     layers_in_the_order_of_the_disk: ("dense", "stage2_repeats2"),
 }
 
-# One of each kind here; all of them by `make test-layouts`.
-FIRST = (ring_in_the_wrong_direction, rows_for_the_wrong_expert, a_microbatch_counted_twice)
+# One here, one of each kind by `make test-families`, all of them by `make test-layouts`.
+FIRST = a_microbatch_counted_twice
+SECOND = (ring_in_the_wrong_direction, rows_for_the_wrong_expert)
+
+
+def marks(fault):
+    return [pytest.mark.families if fault in SECOND else pytest.mark.layouts] * (fault != FIRST)
 
 
 @pytest.mark.parametrize(
     "fault",
-    [pytest.param(f, marks=[pytest.mark.layouts] * (f not in FIRST)) for f in FAULTS],
+    [pytest.param(f, marks=marks(f)) for f in FAULTS],
     ids=lambda fault: fault.__name__,
 )
 def test_the_law_catches(fault, monkeypatch):

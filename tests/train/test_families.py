@@ -26,7 +26,7 @@ SHORT = ("data2_fsdp2_tensor2",)  # the whole product is `make test-layouts`
 
 def of_the_product():
     return [
-        family_runs.param(n, x, of=family_runs.TWO, long=x not in SHORT)
+        family_runs.param(n, x, of=family_runs.ONE, long=x not in SHORT)
         for x in LAYOUTS
         for n in NAMES
     ]

@@ -9,10 +9,10 @@ from bigmodel import recipe as recipes
 from bigmodel.data import pipeline
 from bigmodel.evaluate import evaluate, make_eval_step
 from bigmodel.train import state
-from tests.train.family_runs import FOUR, load, over_families, whole_batch
+from tests.train.family_runs import TWO, load, over_families, whole_batch
 
 
-@over_families(FOUR)
+@over_families(TWO)
 def test_an_evaluation_is_the_same_each_time_and_whatever_the_batch(name):
     recipe = recipes.make(load(name), devices=jax.devices()[:1])
     params, eval_step = state.create(recipe).params, make_eval_step(recipe)

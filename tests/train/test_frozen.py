@@ -99,7 +99,10 @@ def test_frozen_parameters_may_have_a_dtype_of_their_own():
     [
         dict(mesh=dict(fsdp=2, tensor=2)),
         dict(accumulate=2),
-        dict(mesh=dict(stage=2), pipeline=dict(microbatches=2, repeats=2)),
+        pytest.param(
+            dict(mesh=dict(stage=2), pipeline=dict(microbatches=2, repeats=2)),
+            marks=pytest.mark.families,  # for its time
+        ),
     ],
     ids=["mesh", "accumulate", "pipeline"],
 )

@@ -33,7 +33,10 @@ def undisturbed(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.families)],
+)
 def test_a_run_that_is_asked_to_stop_saves_and_goes_on(undisturbed, number, status):
     run = undisturbed / number.name
     process = runs.start(*arguments(undisturbed, number.name))

@@ -53,6 +53,7 @@ def folder(tmp_path_factory):
 FSDP = ("--config.mesh.fsdp=4",)
 
 
+@pytest.mark.families  # for its time; so does the soak in tests/faults, in jobs that are killed
 def test_two_processes_give_the_bits_of_one(folder):
     clock = "--config.checkpoint.every_minutes=0.001"  # the processes agree on the time as well
     train(folder, "two", processes=2, steps=8, mesh=(*FSDP, clock), every=1)
@@ -60,6 +61,7 @@ def test_two_processes_give_the_bits_of_one(folder):
     assert runs.checksums(folder / "two", 8) == runs.checksums(folder / "one", 8)
 
 
+@pytest.mark.families  # for its time
 def test_a_run_of_two_processes_goes_on_in_one_on_another_mesh_with_the_same_samples(folder):
     train(folder, "moved", processes=2, steps=8, mesh=FSDP)
     shutil.rmtree(folder / "moved" / "checkpoints" / "8")  # as if it had been stopped at step 4

@@ -50,7 +50,9 @@ def norm_of_difference(one, other):
     }
 
 
-@pytest.mark.parametrize("accumulate", [2, 4, 8])
+@pytest.mark.parametrize(
+    "accumulate", [2, *(pytest.param(n, marks=pytest.mark.families) for n in (4, 8))]
+)
 def test_accumulation_equals_the_large_batch(accumulate):
     born, batches = start()
     after, metrics = step_of(accumulate=accumulate, **SGD)(born_for_sgd(), batches[0])
