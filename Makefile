@@ -39,10 +39,11 @@ quickstart: install
 	$(BIN)/bigmodel evaluate --workdir $(WORKDIR)
 	$(BIN)/bigmodel generate --workdir $(WORKDIR) --prompt "def " --max_new_tokens 200
 
+# Files in order: the soak, one row and the longest, would be left to the end.
 test: install
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-# More rows of what `make test` tests: every family, tiny config or size, and what takes long.
+# Of what `make test` has some rows: every family, kind, config or size; and what takes long.
 test-families: install
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "families and not layouts"
 

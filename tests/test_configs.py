@@ -107,14 +107,14 @@ def model_of(name: str):
     return fields, model, nn.unbox(jax.eval_shape(model.init, jax.random.key(0), model.example))
 
 
-# Of each config `make test` has the first of its sizes, `make test-families` all.
-SMALLEST = {name.partition(":")[0]: name for name in reversed(PUBLISHED_PARAMETERS)}.values()
+# Of each config `make test` has the first that stands above, `make test-families` all.
+FIRST_OF_EACH = {name.partition(":")[0]: name for name in reversed(PUBLISHED_PARAMETERS)}.values()
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(n, marks=[pytest.mark.families] * (n not in SMALLEST))
+        pytest.param(n, marks=[pytest.mark.families] * (n not in FIRST_OF_EACH))
         for n in PUBLISHED_PARAMETERS
     ],
 )
@@ -169,8 +169,7 @@ def test_a_head_says_the_command_that_runs_it(file):
 
 DECODERS = [name for name in [*TINY, "quickstart.py"] if load(name).config.model.name == "decoder"]
 
-# The parts that are not each other's: plain, with windows and norms of its own, of experts, of two
-# attentions. All of them: `make test-families`.
+# Plain, and of experts. All of them: `make test-families`.
 FIRST = ("quickstart.py", "mixtral.py:tiny")
 
 

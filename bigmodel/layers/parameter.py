@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
@@ -11,27 +12,33 @@ def parameter(
     of: nn.Module,
     name: str,
     axes: tuple[str, ...],
-    initializer: Initializer,
+    init: Initializer,
     shape: tuple[int, ...],
     dtype: DTypeLike,
 ) -> jax.Array:
-    """A parameter of the module in whose `__call__` this is.
+    """A parameter of a module, as `nn.Module.param` makes it, boxed.
 
     One that was drawn before is held to its shape alone: flax would trace how it is drawn to do so,
     whenever a step is traced.
 
     Args:
-        axes: their logical names, one for each of the shape (see sharding/rules.py).
+        of: the module in whose `__call__` this is.
+        name: of the parameter.
+        axes: logical names, one for each of the shape (see sharding/rules.py).
+        init: what draws it.
+        shape: of it.
+        dtype: as stored.
 
     Raises:
         ValueError: what was drawn before has another shape.
     """
-    if not of.has_variable("params", name):
-        return of.param(
-            name, nn.with_logical_partitioning(initializer, axes), shape, jnp.dtype(dtype)
-        )
+    if of.is_initializing() or not of.has_variable("params", name):  # flax refuses a name taken
+        boxed = nn.with_logical_partitioning(init, axes)
+        return of.param(name, boxed, tuple(shape), jnp.dtype(dtype))
     there = nn.meta.unbox(of.get_variable("params", name))
-    if there.shape != shape:
-        path = "/".join((*of.path, name))
-        raise ValueError(f"{path}: the model's is {shape}, the parameters' {there.shape}")
+    if np.shape(there) != tuple(shape):
+        raise ValueError(
+            f"{'/'.join((*of.path, name))}: a parameter has the shape that the model's fields say, "
+            f"{tuple(shape)}; found {np.shape(there)}. Load what was trained with these fields."
+        )
     return there

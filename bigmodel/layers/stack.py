@@ -21,16 +21,24 @@ Body = Callable[..., tuple[jax.Array, Any, Any]]
 Runner = Callable[..., tuple[jax.Array, Any, Any]]
 
 
-def params(of: nn.Module, name: str, block: nn.Module, layers: int, *args: Any, **kwargs: Any):
+def parameter(
+    of: nn.Module, name: str, block: nn.Module, layers: int, *args: Any, **kwargs: Any
+) -> Any:
     """A module's parameter that is a stack: each layer drawn from a key of its own.
 
     `name` is also the logical axis put before the layer's own. What was drawn before is held to its
     depth; the layers hold it to the rest (`layers.parameter`).
+
+    Raises:
+        ValueError: what was drawn before is of more or fewer layers.
     """
-    if of.has_variable("params", name):
+    if of.has_variable("params", name) and not of.is_initializing():
         there = nn.meta.unbox(of.get_variable("params", name))
-        if (found := len(jax.tree.leaves(there)[0])) != layers:
-            raise ValueError(f"{name}: the model has {layers} layers, its parameters {found}")
+        if (depths := {len(leaf) for leaf in jax.tree.leaves(there)}) != {layers}:
+            raise ValueError(
+                f"{'/'.join((*of.path, name))}: the model has {layers} layers; found parameters of "
+                f"{sorted(depths)}. Load what was trained with as many."
+            )
         return there
 
     def stacked(key: jax.Array):
@@ -71,8 +79,10 @@ def scanned(body: Body, params: Any, x: jax.Array, side: Any, cache: Any, kinds:
         return p if period == 1 else p[:whole].reshape(groups, period, *p.shape[1:])
 
     numbers = jnp.arange(0, whole, period)
-    (x, cache), each = jax.lax.scan(group, (x, cache), (numbers, jax.tree.map(in_groups, params)))
-    found = [jax.tree.map(lambda sums: sums.sum(0), each)]
+    xs = numbers, jax.tree.map(in_groups, params)
+    # Sums that went along with x would have to begin as zeros of a form that only a trace tells.
+    (x, cache), of_groups = jax.lax.scan(group, (x, cache), xs)
+    found = [jax.tree.map(lambda sums: sums.sum(0), of_groups)]
     for layer in range(whole, layers):
         layer_params = jax.tree.map(lambda p, layer=layer: p[layer], params)
         x, cache, more = body(kinds[layer - whole], layer_params, layer, x, side, cache)

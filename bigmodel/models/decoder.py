@@ -195,7 +195,7 @@ class Decoder(nn.Module):
             # Of its parameters only the shapes of its inputs matter: one row, one token.
             of_token = jax.tree.map(lambda a: a[:1, :1], angles[self.pattern[0]])
             example = (x[:1, :1], None, of_token, None)
-            params = stack.params(self, name, layer_block, end - first, *example)
+            params = stack.parameter(self, name, layer_block, end - first, *example)
             body = self.body(layer_block, key, first)
             run = stack.scanned if cache or name != "layers" else self.run
             x, cache, found = self.run_layers(run, body, params, x, side, cache, first)

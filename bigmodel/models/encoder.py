@@ -180,7 +180,7 @@ class MaskedHead(nn.Module):
 
     @nn.compact
     def __call__(self) -> None:
-        D, dtype = self.shape.width, jnp.dtype(self.shape.param_dtype)
+        D, dtype = self.shape.width, self.shape.param_dtype
         kernel = transformer.initializers(self.shape)[0] or nn.initializers.lecun_normal()
         zeros = nn.initializers.zeros
         parameter(self, "kernel", ("embed", "norm"), kernel, (D, D), dtype)

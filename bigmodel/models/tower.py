@@ -109,7 +109,7 @@ def run(
     more: dict[str, Any] = {"memory": (token, None)} if cross else {}
     more |= {} if condition is None else {"condition": condition[:1]}
     example = (token, None, of_token, None)
-    params = stack.params(module, name, layer_block, shape.layers, *example, **more)
+    params = stack.parameter(module, name, layer_block, shape.layers, *example, **more)
     if module.is_initializing():  # nobody reads what comes out
         return x, cache
 

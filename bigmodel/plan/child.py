@@ -88,7 +88,7 @@ def run(request: dict[str, Any], folder: pathlib.Path) -> None:
             refused.append(found[1])
             write(folder, "refused", refused)
     if where.platform != "tpu":  # a TPU's compiler has written it; jax 0.10 fails to read some back
-        (folder / "program.txt").write_text(compiled.as_text() or "")
+        put(folder / "program.txt", compiled.as_text() or "")
     write(folder, "memory", costs.memory(compiled))
 
 
@@ -120,10 +120,14 @@ def versions() -> dict[str, str]:
 
 
 def write(folder: pathlib.Path, name: str, value: Any) -> None:
+    put(folder / f"{name}.json", json.dumps(value))
+
+
+def put(path: pathlib.Path, text: str) -> None:
     """Whole or not at all: somebody is reading."""
-    waiting = folder / f"{name}.tmp"
-    waiting.write_text(json.dumps(value))
-    os.replace(waiting, folder / f"{name}.json")
+    waiting = path.with_suffix(".tmp")
+    waiting.write_text(text)
+    os.replace(waiting, path)
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ class Compiling:
         )
 
     def scheduled(self) -> bool:
-        """Whether program and memory are written, and whole."""
+        """Whether program and memory are written, and whole; the TPU's compiler writes it last."""
         if not self.read("meta") or not whole(self.text(REPORT), "Memory Space"):
             return False
         pattern = SCHEDULED[self.request.topology.platform == "gpu"]

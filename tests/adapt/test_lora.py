@@ -156,11 +156,11 @@ def scalars(tree):
 @pytest.mark.parametrize(
     "layout",
     [
-        dict(mesh=dict(fsdp=2, tensor=2), accumulate=2),
         pytest.param(
-            dict(mesh=dict(stage=2), pipeline=dict(microbatches=2, repeats=2)),
+            dict(mesh=dict(fsdp=2, tensor=2), accumulate=2),
             marks=pytest.mark.families,  # for its time
         ),
+        dict(mesh=dict(stage=2), pipeline=dict(microbatches=2, repeats=2)),
     ],
     ids=["mesh", "pipeline"],
 )

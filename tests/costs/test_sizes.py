@@ -23,6 +23,7 @@ SIZES = [n for n in EVERY if config.load(f"{CONFIGS}/{n}").config.model.name == 
 TINY = [name for name in SIZES if name.endswith(":tiny")]
 # Of each config `make test` has the last of its sizes, `make test-families` all.
 LAST = {name.partition(":")[0]: name for name in SIZES}.values()
+EXPERTS = ("mixtral.py:tiny",)
 B = 2
 # Kept as they are: model, objective and its chunks. The reference computes all keys of a row.
 SMALL = {"batch": B, "model.attention": "reference", "model.scan": True, "mesh.fsdp": 1}
@@ -53,7 +54,10 @@ def test_flops_of_a_size_are_those_of_its_traced_gradient(name):
     assert found == pytest.approx(flops.total, rel=0.005)
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.families] * (n not in (TINY[0], *EXPERTS))) for n in TINY],
+)
 def test_full_remat_adds_the_forward_pass_of_the_layers(name):
     fields, length, without = traced(name)
     _, _, found = traced(name, **{"model.remat": "full"})

@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from flax.core import meta
 
 from bigmodel import trees
+from tests.models import shapes
 from tests.models.variants import (
     VARIANTS,
     VOCAB,
@@ -63,6 +65,25 @@ def test_no_gradient_flows_back_from_a_later_token(name):
         reach &= np.triu(np.ones((T, T), bool), -6)
     assert (strength[~reach] == 0).all()
     assert (strength[reach] > 0).all()
+
+
+@over_variants
+@pytest.mark.parametrize("of", shapes.LESS)
+def test_parameters_of_another_shape_are_refused(name, of):
+    others, law = shapes.less(params(name), of)
+    with pytest.raises(ValueError, match=law):
+        jax.eval_shape(make(name).apply, others, batch())
+
+
+@over_variants
+def test_a_forward_pass_draws_no_parameter(name, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("parameters are drawn")
+
+    model, given = make(name), (params(name), batch())
+    monkeypatch.setattr(nn.Module, "init", refuse)
+    monkeypatch.setattr(nn.Module, "param", refuse)
+    jax.eval_shape(lambda *args: model.apply(*args), *given)  # traced here, whoever traced it
 
 
 @over_variants
