@@ -116,8 +116,7 @@ class Kernel(nn.Module):
 
     @nn.compact
     def __call__(self) -> jax.Array:
-        given = (self.axes, self.initializer, self.shape, self.param_dtype)
-        return parameter(self, "kernel", *given)
+        return parameter(self, "kernel", self.axes, self.initializer, self.shape, self.param_dtype)
 
 
 def dropless(x: jax.Array, routes: Routes, kernels: Kernels) -> jax.Array:

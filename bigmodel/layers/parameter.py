@@ -1,5 +1,7 @@
 """The parameters of layers, each with the names of its axes."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -32,13 +34,23 @@ def parameter(
     Raises:
         ValueError: what was drawn before has another shape.
     """
-    if of.is_initializing() or not of.has_variable("params", name):  # flax refuses a name taken
+    there = drawn(of, name)
+    if there is None:
         boxed = nn.with_logical_partitioning(init, axes)
         return of.param(name, boxed, tuple(shape), jnp.dtype(dtype))
-    there = nn.meta.unbox(of.get_variable("params", name))
     if np.shape(there) != tuple(shape):
         raise ValueError(
             f"{'/'.join((*of.path, name))}: a parameter has the shape that the model's fields say, "
             f"{tuple(shape)}; found {np.shape(there)}. Load what was trained with these fields."
         )
     return there
+
+
+def drawn(of: nn.Module, name: str) -> Any:
+    """A module's parameter that was drawn before, or None.
+
+    While parameters are drawn it is None: flax then refuses a name that is taken.
+    """
+    if of.is_initializing() or not of.has_variable("params", name):
+        return None
+    return nn.meta.unbox(of.get_variable("params", name))

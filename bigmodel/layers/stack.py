@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import layout
 
+from bigmodel.layers.parameter import drawn
+
 # body(kind, params of one layer, its number, x, side, cache) -> (x, cache, sums). `side` is what
 # rows bring along to every layer (segments, angles, ...); `sums` are added up over the layers.
 Body = Callable[..., tuple[jax.Array, Any, Any]]
@@ -32,8 +34,7 @@ def parameter(
     Raises:
         ValueError: what was drawn before is of more or fewer layers.
     """
-    if of.has_variable("params", name) and not of.is_initializing():
-        there = nn.meta.unbox(of.get_variable("params", name))
+    if (there := drawn(of, name)) is not None:
         if (depths := {len(leaf) for leaf in jax.tree.leaves(there)}) != {layers}:
             raise ValueError(
                 f"{'/'.join((*of.path, name))}: the model has {layers} layers; found parameters of "
@@ -43,9 +44,9 @@ def parameter(
 
     def stacked(key: jax.Array):
         keys = jax.random.split(key, layers)
-        drawn = jax.vmap(lambda k: block.init(k, *args, **kwargs)["params"])(keys)
+        boxes = jax.vmap(lambda k: block.init(k, *args, **kwargs)["params"])(keys)
         is_box = lambda leaf: isinstance(leaf, nn.LogicallyPartitioned)  # noqa: E731
-        return jax.tree.map(lambda p: p.replace(names=(name, *p.names)), drawn, is_leaf=is_box)
+        return jax.tree.map(lambda p: p.replace(names=(name, *p.names)), boxes, is_leaf=is_box)
 
     return of.param(name, stacked)
 

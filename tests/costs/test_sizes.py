@@ -23,7 +23,7 @@ SIZES = [n for n in EVERY if config.load(f"{CONFIGS}/{n}").config.model.name == 
 TINY = [name for name in SIZES if name.endswith(":tiny")]
 # Of each config `make test` has the last of its sizes, `make test-families` all.
 LAST = {name.partition(":")[0]: name for name in SIZES}.values()
-EXPERTS = ("mixtral.py:tiny",)
+REMAT = (TINY[0], "mixtral.py:tiny")  # of recomputation `make test` has these
 B = 2
 # Kept as they are: model, objective and its chunks. The reference computes all keys of a row.
 SMALL = {"batch": B, "model.attention": "reference", "model.scan": True, "mesh.fsdp": 1}
@@ -56,7 +56,7 @@ def test_flops_of_a_size_are_those_of_its_traced_gradient(name):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=[pytest.mark.families] * (n not in (TINY[0], *EXPERTS))) for n in TINY],
+    [pytest.param(n, marks=[pytest.mark.families] * (n not in REMAT)) for n in TINY],
 )
 def test_full_remat_adds_the_forward_pass_of_the_layers(name):
     fields, length, without = traced(name)

@@ -1,5 +1,6 @@
-"""Parameters that are of another shape than the model's fields say."""
+"""Parameters that are of another shape than the model's fields say, and how that is seen."""
 
+import flax.linen as nn
 import jax
 
 
@@ -29,3 +30,15 @@ def less(params, of):
         return leaf[:-1] if axis == 0 else leaf[..., :-1]
 
     return jax.tree_util.tree_map_with_path(cut, params), law
+
+
+def assert_none_is_drawn(model, params, batch, monkeypatch):
+    """By a forward pass: not even to see of which shape one would be."""
+
+    def refuse(*_, **__):
+        raise AssertionError("parameters are drawn")
+
+    monkeypatch.setattr(nn.Module, "init", refuse)
+    monkeypatch.setattr(nn.Module, "param", refuse)
+    # A function of its own: the model's may have been traced already.
+    jax.eval_shape(lambda *args: model.apply(*args), params, batch)
