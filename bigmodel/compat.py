@@ -2,12 +2,14 @@
 
 import contextlib
 import ctypes
+import functools
 import glob
 import importlib.metadata
 import os
 import signal
 import sys
 import time
+import uuid
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -93,6 +95,7 @@ def use_compilation_cache() -> None:
     """
     import jax
 
+    write_whole()
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     # Joined as text: a pathlib.Path makes a local folder "gs:" of a bucket's gs://.
@@ -100,6 +103,28 @@ def use_compilation_cache() -> None:
     # On disk short programs are worth their file: a restart has a dozen of 0.1 s, for checksums.
     least = 0.3 if "://" in cache() else 0.05
     jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
+
+
+@functools.cache
+def write_whole() -> None:
+    """Lets an entry of jax's cache of programs on disk appear whole, in one go.
+
+    jax writes in place: who reads meanwhile warns and compiles; half of a killed writer's stays.
+    """
+    from jax._src import lru_cache
+
+    put = lru_cache.LRUCache.put
+
+    def put_whole(cache: Any, key: str, value: bytes) -> None:
+        place = f"{cache.path / key}-cache"
+        if cache.eviction_enabled or "://" in place:  # under jax's lock; a bucket's are whole
+            put(cache, key, value)
+        elif not os.path.exists(place):
+            passing = f"{key}.{uuid.uuid4().hex}"
+            put(cache, passing, value)
+            os.replace(f"{cache.path / passing}-cache", place)
+
+    lru_cache.LRUCache.put = put_whole  # type: ignore[method-assign,assignment]
 
 
 def kept_steps() -> str:

@@ -2,8 +2,12 @@
 
 import jax
 import pytest
+from etils import epath
+from jax._src import lru_cache
 
 from bigmodel import compat
+
+pytestmark = pytest.mark.smoke  # on every line of jax: it reaches into it
 
 
 @pytest.mark.parametrize(
@@ -30,3 +34,42 @@ def test_jaxs_own_variable_goes_before(monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
     monkeypatch.setattr(jax.config, "update", None)
     compat.use_compilation_cache()
+
+
+@pytest.fixture
+def programs(tmp_path):
+    """jax's cache of programs, in a folder of the test's."""
+    compat.write_whole()
+    return lru_cache.LRUCache(str(tmp_path), max_size=-1)
+
+
+def test_an_entry_of_the_cache_is_seen_whole_or_not_at_all(programs, tmp_path, monkeypatch):
+    seen = []
+    write = type(epath.Path()).write_bytes
+
+    def slowly(path, value):
+        write(path, value[:2])
+        seen.append(programs.get("key"))
+        write(path, value)
+
+    monkeypatch.setattr(type(epath.Path()), "write_bytes", slowly)
+    programs.put("key", b"program")
+    assert seen == [None]
+    assert programs.get("key") == b"program"
+    assert [path.name for path in tmp_path.iterdir()] == ["key-cache"]
+
+
+def test_an_entry_whose_writer_was_killed_is_written_by_the_next(programs, monkeypatch):
+    write = type(epath.Path()).write_bytes
+
+    def killed(path, value):
+        write(path, value[:2])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(epath.Path()), "write_bytes", killed)
+        with pytest.raises(KeyboardInterrupt):
+            programs.put("key", b"program")
+    assert programs.get("key") is None
+    programs.put("key", b"program")
+    assert programs.get("key") == b"program"

@@ -69,6 +69,7 @@ class Checkpoints:
         self._clock = schedule.Clock(every_minutes)
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._saving: concurrent.futures.Future | None = None
+        self._warming: list[concurrent.futures.Future] = []
         self._at: int | None = None  # the step last saved or restored
         self._unsound: set[int] = set()
         self._swept = False
@@ -109,6 +110,7 @@ class Checkpoints:
             if self.order is not None:
                 tree = leaves.reordered(tree, np.argsort(self.order))
             arrays = leaves.to_arrays(tree)
+            concurrent.futures.wait(self._warming)  # or both would compile the same
             sums = {
                 name: compat.in_turn(checksums.checksum(array)) for name, array in arrays.items()
             }
@@ -199,7 +201,7 @@ class Checkpoints:
             for array in kinds.values():
                 checksums.checksum.lower(array).compile()
 
-        self._thread.submit(prepare)
+        self._warming.append(self._thread.submit(prepare))
 
     def wait(self) -> None:
         """Returns when what was saved is on disk; raises what went wrong on the way."""

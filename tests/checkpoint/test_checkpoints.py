@@ -1,11 +1,13 @@
 """Laws of checkpoints: what comes back is bit for bit what was saved, on whatever mesh."""
 
+import time
+
 import jax
 import jax.numpy as jnp
 import pytest
 
-from bigmodel import checkpoint, config
-from bigmodel.checkpoint import checksums
+from bigmodel import checkpoint, compat, config
+from bigmodel.checkpoint import checksums, store
 from tests.checkpoint import states
 
 
@@ -116,3 +118,14 @@ def test_warm_leaves_no_checksum_to_compile(tmp_path, caplog):
         assert "Finished XLA compilation" not in caplog.text
         checksums.checksum(params["head"].T)
         assert "Finished XLA compilation of jit(checksum)" in caplog.text
+
+
+def test_a_save_compiles_nothing_beside_what_warms(tmp_path, monkeypatch):
+    order = []
+    monkeypatch.setattr(store, "warm", lambda: (time.sleep(0.2), order.append("warm")))
+    monkeypatch.setattr(compat, "in_turn", lambda sums: order.append("sums") or sums)
+    params = states.on(states.mesh_of(8), 1).params
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        checkpoints.warm(params)
+        checkpoints.save(1, params, {})
+    assert order == ["warm"] + ["sums"] * len(jax.tree.leaves(params))
