@@ -1,11 +1,12 @@
 r"""Time to the first step of a first start and of a second one, as lines of JSON and a table.
 
     python benchmarks/second_start.py --rounds 3
-    python benchmarks/second_start.py --models deep --rounds 1
+    python benchmarks/second_start.py --models deep --rounds 1 --hosts 2
 
 Each start is the command `bigmodel train` in a process of its own, in a new workdir; the seconds
 are those of its goodput record, from the start of the process to the end of its first step. Tokens
-are prepared before. Starts of a round:
+are prepared before. With --hosts it is a job of so many processes on this machine, by `bigmodel
+launch local`, and the seconds are process 0's. Starts of a round:
 
     first      nothing is cached
     programs   jax's cache of compiled programs alone is there: it traces and lowers
@@ -38,11 +39,17 @@ ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTEC
 STARTS = ("first", "programs", "second", "restart")
 
 
-def start(workdir: pathlib.Path, cache: pathlib.Path, flags: tuple[str, ...]) -> dict[str, float]:
+def command(hosts: int) -> list[str]:
+    if hosts == 1:
+        return ["train"]
+    return ["launch", "local", f"--hosts={hosts}", "--devices_per_host=1", "--config.mesh.data=-1"]
+
+
+def start(workdir: pathlib.Path, cache: pathlib.Path, *words: str) -> dict[str, float]:
     """Seconds to the first step by part, of one start."""
     before = set(workdir.glob("goodput/*.json"))
     subprocess.run(
-        [sys.executable, "-m", "bigmodel", "train", CONFIG, f"--workdir={workdir}", *SHORT, *flags],
+        [sys.executable, "-m", "bigmodel", *words, CONFIG, f"--workdir={workdir}", *SHORT],
         cwd=ROOT,
         env={**ENVIRONMENT, "BIGMODEL_CACHE": str(cache)},
         check=True,
@@ -52,22 +59,22 @@ def start(workdir: pathlib.Path, cache: pathlib.Path, flags: tuple[str, ...]) ->
     return json.loads(record.read_text())["to_first"]
 
 
-def one_round(model: str, folder: pathlib.Path) -> dict[str, dict[str, float]]:
+def one_round(model: str, folder: pathlib.Path, hosts: int) -> dict[str, dict[str, float]]:
     """Each start of STARTS, in order."""
-    cache, flags = folder / "cache", MODELS[model]
+    cache, words = folder / "cache", [*command(hosts), *MODELS[model]]
     for name in ("compiled", "steps"):
         shutil.rmtree(cache / name, ignore_errors=True)
     for name in STARTS:
         shutil.rmtree(folder / name, ignore_errors=True)
-    found = {"first": start(folder / "first", cache, flags)}
+    found = {"first": start(folder / "first", cache, *words)}
     (cache / "steps").rename(folder / "aside")
-    found["programs"] = start(folder / "programs", cache, flags)
+    found["programs"] = start(folder / "programs", cache, *words)
     shutil.rmtree(cache / "steps", ignore_errors=True)
     (folder / "aside").rename(cache / "steps")
-    found["second"] = start(folder / "second", cache, flags)
+    found["second"] = start(folder / "second", cache, *words)
     shutil.copytree(folder / "second", folder / "restart")
     shutil.rmtree(folder / "restart" / "checkpoints" / "4")  # as if it had been killed at step 3
-    found["restart"] = start(folder / "restart", cache, flags)
+    found["restart"] = start(folder / "restart", cache, *words)
     return found
 
 
@@ -75,6 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--models", nargs="+", default=["quickstart", "deep"], choices=MODELS)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--hosts", type=int, default=1)
     arguments = parser.parse_args()
     for model in arguments.models:
         rounds = collections.defaultdict(list)
@@ -89,11 +97,16 @@ def main() -> None:
                 capture_output=True,
             )
             for _ in range(arguments.rounds):
-                for start_name, parts in one_round(model, folder).items():
+                for start_name, parts in one_round(model, folder, arguments.hosts).items():
                     seconds = sum(parts.values())
                     rounds[start_name].append((seconds, parts))
                     told = {part: round(value, 2) for part, value in parts.items() if value > 0.01}
-                    line = {"model": model, "start": start_name, "seconds": round(seconds, 2)}
+                    line = {
+                        "model": model,
+                        "hosts": arguments.hosts,
+                        "start": start_name,
+                        "seconds": round(seconds, 2),
+                    }
                     print(
                         json.dumps(line | {"load": os.getloadavg()[0], "parts": told}), flush=True
                     )

@@ -26,12 +26,13 @@ from bigmodel.data import (
     tokenizers,
 )
 from bigmodel.data import packing as packings
+from bigmodel.data.parts import OnePart
 
 TOO_LONG, BROKEN, PACKINGS = ("refuse", "skip", "cut"), ("refuse", "skip"), ("best_fit", "none")
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class Rows(OnePart):
     """Rows of chats of one source.
 
     Attributes:
@@ -79,14 +80,6 @@ class Rows:
     @property
     def tokenizer(self) -> tokenizers.Tokenizer:
         return self.template.tokenizer
-
-    @property
-    def parts(self) -> tuple["Rows", ...]:
-        return (self,)
-
-    @property
-    def weights(self) -> tuple[float, ...]:
-        return (1.0,)
 
     @property
     def bytes_per_target(self) -> float:

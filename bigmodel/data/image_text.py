@@ -21,6 +21,7 @@ from bigmodel.data import (
     store,
     tokenizers,
 )
+from bigmodel.data.parts import OnePart
 
 TOO_LONG = ("refuse", "cut")
 TEXTS_AT_A_TIME = 4096
@@ -50,7 +51,7 @@ class Texts:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class Rows(OnePart):
     """The images with their texts of one epoch of one source.
 
     Attributes:
@@ -69,15 +70,10 @@ class Rows:
     start: bool
     cut: int
 
-    weights = (1.0,)
     bytes_per_target = 0.0
 
     def __len__(self) -> int:
         return len(self.pictures)
-
-    @property
-    def parts(self) -> tuple["Rows", ...]:
-        return (self,)
 
     @functools.cached_property
     def fingerprint(self) -> str:

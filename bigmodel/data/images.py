@@ -12,6 +12,7 @@ import numpy as np
 
 from bigmodel import config
 from bigmodel.data import augment, cache, image_sources, row_numbers
+from bigmodel.data.parts import OnePart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,7 @@ class How:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class Rows(OnePart):
     """The images of one epoch of one source.
 
     Attributes:
@@ -47,15 +48,10 @@ class Rows:
     how: How
     seed: int
 
-    weights = (1.0,)
     bytes_per_target = 0.0
 
     def __len__(self) -> int:
         return len(self.images)
-
-    @property
-    def parts(self) -> tuple["Rows", ...]:
-        return (self,)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -11,13 +11,14 @@ import numpy as np
 
 from bigmodel import config
 from bigmodel.data import actions, cache
+from bigmodel.data.parts import OnePart
 
 SPLITS = ("train", "validation", "test")
 WINDOWS = ("last", "all")
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class Rows(OnePart):
     """The rows of a split.
 
     A row is padded on its left, with item 0 and segment 0: so the last item, from which the next is
@@ -130,14 +131,6 @@ class Rows:
             f"{len(self):,} rows ({few:,} users of fewer than 3 actions are only trained on, "
             f"{single:,} users have fewer than 2 to train on and no row there)"
         )
-
-    @property
-    def parts(self) -> tuple["Rows", ...]:
-        return (self,)
-
-    @property
-    def weights(self) -> tuple[float, ...]:
-        return (1.0,)
 
     @property
     def bytes_per_target(self) -> float:

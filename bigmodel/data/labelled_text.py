@@ -11,13 +11,14 @@ import numpy as np
 
 from bigmodel import config
 from bigmodel.data import cache, labelling, records, text_augment, tokenizers
+from bigmodel.data.parts import OnePart
 
 LABELS = ("classes", "numbers")
 SHOWN = 12  # classes in a line
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class Rows(OnePart):
     """Records of a split of a source.
 
     Attributes:
@@ -76,14 +77,6 @@ class Rows:
             "labels": self.labels[indices],
             "weights": np.ones(len(indices), np.float32),
         }
-
-    @property
-    def parts(self) -> tuple["Rows", ...]:
-        return (self,)
-
-    @property
-    def weights(self) -> tuple[float, ...]:
-        return (1.0,)
 
     @property
     def bytes_per_target(self) -> float:

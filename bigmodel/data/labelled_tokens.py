@@ -12,13 +12,14 @@ import numpy as np
 
 from bigmodel import config
 from bigmodel.data import cache, labelling, prepare, records, sentences, sources, tokenizers
+from bigmodel.data.parts import OnePart
 
 FORMAT = 1  # raise it when the same inputs would give other rows
 UNTOLD = -1  # the label of a token that does not begin a word
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class Rows(OnePart):
     """Sentences of a split of a source, one a row.
 
     Attributes:
@@ -65,14 +66,6 @@ class Rows:
             "segments": segments,
             "positions": np.arange(self.length, dtype=np.int32) * segments,
         }
-
-    @property
-    def parts(self) -> tuple["Rows", ...]:
-        return (self,)
-
-    @property
-    def weights(self) -> tuple[float, ...]:
-        return (1.0,)
 
     @property
     def bytes_per_target(self) -> float:

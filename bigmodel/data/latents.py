@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from bigmodel import config
+from bigmodel.data.parts import OnePart
 
 SAMPLED = 1024  # rows that the fingerprint reads: a data set of these may be hundreds of GB
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class Rows(OnePart):
     """One epoch of a folder of latents, memory-mapped.
 
     Attributes:
@@ -32,15 +33,10 @@ class Rows:
     labels: np.ndarray
     scale: float
 
-    weights = (1.0,)
     bytes_per_target = 0.0
 
     def __len__(self) -> int:
         return len(self.images)
-
-    @property
-    def parts(self) -> tuple["Rows", ...]:
-        return (self,)
 
     @functools.cached_property
     def classes(self) -> tuple[str, ...]:

@@ -11,10 +11,11 @@ import numpy as np
 
 from bigmodel import config
 from bigmodel.data import cache, masking, text, tokenizers
+from bigmodel.data.parts import OnePart
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class Rows(OnePart):
     """Rows of `text`, each behind the token that stands at a start, some tokens hidden.
 
     Attributes:
@@ -47,14 +48,6 @@ class Rows:
         return hidden | {"segments": segments, "positions": positions}
 
     @property
-    def parts(self) -> tuple["Rows", ...]:
-        return (self,)
-
-    @property
-    def weights(self) -> tuple[float, ...]:
-        return (1.0,)
-
-    @property
     def tokenizer(self) -> tokenizers.Tokenizer:
         return self.rows.tokenizer
 
@@ -72,7 +65,7 @@ class Rows:
 
 
 @dataclasses.dataclass(frozen=True)
-class Pairs:
+class Pairs(OnePart):
     """Two texts a row, the second the first's own continuation or from another document.
 
     Devlin et al. 2019 (arXiv:1810.04805), appendix A.2; a "sentence" is a stretch of any tokens.
@@ -138,14 +131,6 @@ class Pairs:
         room = min(int(self.sizes[chosen]), self.length - 3 - cut)
         start = int(self.first[chosen])
         return one, flat[start : start + room], 1
-
-    @property
-    def parts(self) -> tuple["Pairs", ...]:
-        return (self,)
-
-    @property
-    def weights(self) -> tuple[float, ...]:
-        return (1.0,)
 
     @property
     def tokenizer(self) -> tokenizers.Tokenizer:

@@ -17,6 +17,7 @@ import numpy as np
 
 from bigmodel import config
 from bigmodel.data import cache, pair_sources, paired, prepare, row_numbers, sources, tokenizers
+from bigmodel.data.parts import OnePart
 
 FORMAT = 1  # raise it when the same inputs would give another preparation
 AT_A_TIME = 2**12  # pairs whose texts go to the tokenizer together
@@ -26,7 +27,7 @@ PACKINGS = ("none", "best_fit")
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class Rows(OnePart):
     """Pairs, one a row or as many as fit; see `open_rows` for how long the two sides are.
 
     Attributes:
@@ -55,14 +56,6 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.first) - 1
-
-    @property
-    def parts(self) -> tuple["Rows", ...]:
-        return (self,)
-
-    @property
-    def weights(self) -> tuple[float, ...]:
-        return (1.0,)
 
     def take(self, indices: np.ndarray, epochs: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """[b] indices -> `source`, ... [b, S] and `tokens`, `targets`, ... [b, T]; every epoch."""

@@ -24,10 +24,11 @@ from bigmodel.data import (
     row_numbers,
     tokenizers,
 )
+from bigmodel.data.parts import OnePart
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class Rows(OnePart):
     """Images, each with a prompt and a text in a sequence.
 
     Attributes:
@@ -50,15 +51,10 @@ class Rows:
     prefix: bool
     cut: int
 
-    weights = (1.0,)
     bytes_per_target = 0.0
 
     def __len__(self) -> int:
         return len(self.pictures)
-
-    @property
-    def parts(self) -> tuple["Rows", ...]:
-        return (self,)
 
     @functools.cached_property
     def fingerprint(self) -> str:

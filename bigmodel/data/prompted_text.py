@@ -14,10 +14,11 @@ import numpy as np
 
 from bigmodel import config
 from bigmodel.data import cache, pair_sources, pairs, prompts, row_numbers, tokenizers
+from bigmodel.data.parts import OnePart
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class Rows(OnePart):
     """Prompts with what follows them, one a row.
 
     Attributes:
@@ -41,14 +42,8 @@ class Rows:
     prefix: bool
     skipped: int
 
-    weights = (1.0,)
-
     def __len__(self) -> int:
         return len(self.chosen)
-
-    @property
-    def parts(self) -> tuple["Rows", ...]:
-        return (self,)
 
     def take(self, indices: np.ndarray, epochs: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """[b] indices -> arrays [b, T]; the same in every epoch."""

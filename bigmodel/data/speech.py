@@ -21,13 +21,14 @@ from bigmodel.data import (
     tokenizers,
     transcripts,
 )
+from bigmodel.data.parts import OnePart
 
 PAD = ("mask", "silence")
 TOO_LONG, EMPTY = ("refuse", "skip", "cut"), ("refuse", "skip")
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class Rows(OnePart):
     """Sounds with their texts, one a row; see `open_rows`.
 
     Attributes:
@@ -58,14 +59,8 @@ class Rows:
     cut: int
     skipped: int
 
-    weights = (1.0,)
-
     def __len__(self) -> int:
         return len(self.chosen)
-
-    @property
-    def parts(self) -> tuple["Rows", ...]:
-        return (self,)
 
     @property
     def wants(self) -> dict[str, int]:

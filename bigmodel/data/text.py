@@ -12,13 +12,14 @@ import numpy as np
 
 from bigmodel import config
 from bigmodel.data import cache, filters, packing, row_numbers, sources, store, tokenizers
+from bigmodel.data.parts import OnePart
 
 # From here on a best-fit plan is kept beside its cache; below, making it takes less than 0.1 s.
 PIECES_TO_KEEP = 10**5
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class Rows(OnePart):
     """The rows of one epoch of one source.
 
     Attributes:
@@ -56,10 +57,6 @@ class Rows:
         """[N] tokens of all documents, each ended by eos, and [documents + 1] offsets; mapped."""
         return self.cache.tokens, self.cache.offsets
 
-    @property
-    def parts(self) -> tuple["Rows", ...]:
-        return (self,)
-
     def describe(self) -> str:
         """One line of what they are."""
         more = self.cache.filtered or self.cache.near_duplicates
@@ -68,10 +65,6 @@ class Rows:
             f"{self.source} {self.split}: {self.documents:,} documents{cleaned}, {self.bytes:,} "
             f"bytes, {self.tokens:,} tokens, {len(self):,} rows"
         )
-
-    @property
-    def weights(self) -> tuple[float, ...]:
-        return (1.0,)
 
     @property
     def tokens(self) -> int:

@@ -24,6 +24,7 @@ import jax.monitoring
 import bigmodel
 from bigmodel import compat, config
 from bigmodel import recipe as recipes
+from bigmodel.checkpoint import agreement
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "libtpu", "jax-cuda12-plugin", "qwix")
 KEPT = 40  # files, two of a run: of 1 MB on a CPU, of 100 MB and more of a large model on a TPU
@@ -44,7 +45,14 @@ class Place(NamedTuple):
     outside: Any
 
     def load(self) -> jax.stages.Compiled | None:
-        """The program, or None: it is not there, or damaged, which is told in a line."""
+        """The program, or None: it is not there, or damaged, which is told in a line.
+
+        None as well where another process has none: compilers may share their work.
+        """
+        found = self._read()
+        return found if everywhere(found is not None) else None
+
+    def _read(self) -> jax.stages.Compiled | None:
         if not self.path.exists():
             return None
         try:
@@ -129,6 +137,13 @@ class Place(NamedTuple):
             print(f"{self.path}: it was not kept: {words[0]}", file=sys.stderr)
 
 
+def everywhere(there: bool) -> bool:
+    """Whether something is there on every process; all of them must ask."""
+    if jax.process_count() == 1:
+        return there
+    return not agreement.agreed("" if there else "absent", "the kept programs")
+
+
 _own = threading.local()
 
 
@@ -150,8 +165,8 @@ def place(
 ) -> Place | None:
     """Where the step of a recipe is kept, or None where it must not be.
 
-    Not with builders of the config file's own, whose code may be anywhere; not among several
-    processes, which compile together or not at all; not in a bucket, which others can write.
+    Not with builders of the config file's own, whose code may be anywhere; not in a bucket, which
+    others can write. Each process has a folder of its own, as hosts may share the disk.
 
     Args:
         folder: of all steps that are kept; "": none are.
@@ -161,10 +176,11 @@ def place(
         facts: of the data and the tokenizer, as checkpoints remember them.
     """
     own = any(recipe.loaded.extensions.values())
-    if not folder or "://" in folder or own or jax.process_count() > 1:
+    if not everywhere(bool(folder) and "://" not in folder and not own):
         return None
     name = hashed([*shaping(recipe), described(state), described(batch), facts])
-    return Place(pathlib.Path(folder) / f"{name}.step", (state, dict(batch)), state)
+    path = pathlib.Path(folder, str(jax.process_index()), f"{name}.step")
+    return Place(path, (state, dict(batch)), state)
 
 
 def hashed(said: list[Any]) -> str:
@@ -184,7 +200,7 @@ def shaping(recipe: recipes.Recipe) -> list[Any]:
         {name: os.environ.get(name) for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")},
         flags,
         devices[0].client.platform_version,
-        [(device.id, device.device_kind) for device in devices],
+        [(device.id, device.process_index, device.device_kind) for device in devices],
         dict(recipe.mesh.shape),
         host() if devices[0].platform == "cpu" else "",
     ]

@@ -9,8 +9,9 @@ import sys
 import time
 
 import pytest
+from etils import epath
 
-from bigmodel.train import lock
+from bigmodel.train import attempts, lock
 from tests import runs
 from tests.faults import jobs
 
@@ -99,15 +100,30 @@ def test_a_job_leaves_a_damaged_checkpoint_aside_and_goes_back_to_the_one_before
     jobs.assert_same(folder / name, folder / "undisturbed")
 
 
-def test_a_damaged_cache_of_programs_costs_time_alone(folder, monkeypatch):
-    monkeypatch.setenv("BIGMODEL_CACHE", str(folder / "cache"))
-    assert jobs.run(folder, "filled", "--config.steps=6").status == 0
-    damaged = [path for path in (folder / "cache" / "compiled").iterdir() if path.is_file()]
-    assert damaged
-    for path in damaged:
-        flip(path) if path.stat().st_size else None
-    assert jobs.run(folder, "refilled").status == 0
-    jobs.assert_same(folder / "refilled", folder / "undisturbed")
+def traced(run):
+    """Whether the newest attempt traced its step."""
+    return "compile/trace" in attempts.read(epath.Path(run))[0][-1].seconds
+
+
+@pytest.mark.families  # CI runs it with those
+def test_a_second_job_traces_nothing_and_a_damaged_cache_costs_time_alone(folder, monkeypatch):
+    cache = folder / "cache"
+    monkeypatch.setenv("BIGMODEL_CACHE", str(cache))
+    found = {}
+    for name, damaged in (
+        ("filled", ()),
+        ("again", ()),
+        ("one-lost", ("steps/1/*.step",)),
+        ("refilled", ("steps/*/*", "compiled/*-cache")),
+    ):
+        paths = [path for pattern in damaged for path in cache.glob(pattern)]
+        for path in paths:
+            flip(path)
+        assert bool(paths) == bool(damaged)
+        assert jobs.run(folder, name).status == 0
+        jobs.assert_same(folder / name, folder / "undisturbed")
+        found[name] = traced(folder / name)
+    assert found == {"filled": True, "again": False, "one-lost": True, "refilled": True}
 
 
 def test_the_workdir_of_another_run_is_refused(folder):

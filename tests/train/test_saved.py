@@ -15,6 +15,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from bigmodel import compat, config
 from bigmodel import recipe as recipes
+from bigmodel.checkpoint import agreement
 from bigmodel.sharding import mesh as meshes
 from bigmodel.train import attempts, loop, saved
 from bigmodel.train import state as states
@@ -66,7 +67,7 @@ def kept(folder):
     for thread in threading.enumerate():
         if thread.name == "saved program":
             thread.join()
-    return sorted(folder.iterdir(), key=lambda path: path.suffix, reverse=True)
+    return sorted((folder / "0").iterdir(), key=lambda path: path.suffix, reverse=True)
 
 
 def compiled(folder):
@@ -132,7 +133,7 @@ def test_a_program_that_jaxs_cache_gave_is_not_kept(train, tmp_path):
     second = train()
     assert compiled(second)
     assert [thread for thread in threading.enumerate() if thread.name == "saved program"] == []
-    assert list((tmp_path / "steps").iterdir()) == []
+    assert kept(tmp_path / "steps") == []
 
 
 def test_a_kept_step_that_does_not_run_is_thrown_away(tmp_path, capsys):
@@ -234,8 +235,22 @@ def test_no_step_is_kept_where_its_code_or_its_place_is_anybodys(recipe, abstrac
     assert saved.place("steps", with_own, abstract, BATCH, FACTS) is None
     assert saved.place("gs://bucket/steps", recipe, abstract, BATCH, FACTS) is None
     assert saved.place("", recipe, abstract, BATCH, FACTS) is None
+
+
+def test_processes_have_files_of_their_own_and_load_them_all_or_none(
+    recipe, abstract, monkeypatch, tmp_path
+):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    assert saved.place("steps", recipe, abstract, BATCH, FACTS) is None
+    places = []
+    for index in range(2):
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        places.append(saved.place(str(tmp_path), recipe, abstract, BATCH, FACTS))
+    assert [place.path.parent for place in places] == [tmp_path / "0", tmp_path / "1"]
+    monkeypatch.setattr(saved.Place, "_read", lambda place: "a program")
+    assert places[1].load() == "a program"
+    monkeypatch.setattr(agreement, "agreed", lambda fault, what: fault or "absent")  # elsewhere
+    assert places[1].load() is None
+    assert saved.place(str(tmp_path), recipe, abstract, BATCH, FACTS) is None
 
 
 def test_the_oldest_files_go(tmp_path):
