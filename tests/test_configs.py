@@ -11,6 +11,7 @@ import pytest
 from flax import linen as nn
 
 from bigmodel import config, costs, models, objectives, recipe, trees
+from tests import tables
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
@@ -111,13 +112,7 @@ def model_of(name: str):
 FIRST_OF_EACH = {name.partition(":")[0]: name for name in reversed(PUBLISHED_PARAMETERS)}.values()
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(n, marks=[pytest.mark.families] * (n not in FIRST_OF_EACH))
-        for n in PUBLISHED_PARAMETERS
-    ],
-)
+@pytest.mark.parametrize("name", tables.rows(PUBLISHED_PARAMETERS, FIRST_OF_EACH))
 def test_a_size_has_the_published_parameters(name):
     fields, _, params = model_of(name)
     assert trees.count(params) == PUBLISHED_PARAMETERS[name]
@@ -173,9 +168,7 @@ DECODERS = [name for name in [*TINY, "quickstart.py"] if load(name).config.model
 FIRST = ("quickstart.py", "mixtral.py:tiny")
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.families] * (n not in FIRST)) for n in DECODERS]
-)
+@pytest.mark.parametrize("name", tables.rows(DECODERS, FIRST))
 def test_what_needs_no_download_learns(name):
     values = load(name).config
     assert (values.data.source, values.data.tokenizer) == ("python_stdlib", "bytes")

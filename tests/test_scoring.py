@@ -14,7 +14,7 @@ from bigmodel.decode import beam
 from bigmodel.evaluate import evaluate
 from bigmodel.scoring import texts
 from bigmodel.train import state, writers
-from tests import runs
+from tests import runs, tables
 
 
 class First:
@@ -61,9 +61,7 @@ KINDS = {
 FIRST = ("vit.py:tiny",)  # all of them: `make test-families`
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.families] * (n not in FIRST)) for n in KINDS]
-)
+@pytest.mark.parametrize("name", tables.rows(KINDS, FIRST))
 def test_each_row_counts_once_whatever_the_batch_and_mesh(name):
     found = []
     for fields in ({"batch": 3}, {"mesh.data": 4}):

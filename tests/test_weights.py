@@ -11,6 +11,7 @@ from bigmodel import config, convert, run, weights
 from bigmodel.convert import tensors
 from bigmodel.decode import generate as decoding
 from bigmodel.decode import sampling
+from tests import tables
 from tests.convert import cases, folders
 
 LAYOUTS = {
@@ -35,13 +36,7 @@ def imported(folder, workdir, **overrides):
     return run.load(workdir)
 
 
-@pytest.mark.parametrize(
-    "layout",
-    [
-        pytest.param(n, marks=[pytest.mark.families] * (n in ("fsdp", "replicated")))
-        for n in LAYOUTS
-    ],
-)
+@pytest.mark.parametrize("layout", tables.rows(LAYOUTS, LAYOUTS.keys() - {"fsdp", "replicated"}))
 def test_an_import_onto_any_mesh_gives_the_same_logits(layout, theirs, tmp_path):
     found, place = theirs
     loaded = imported(place, tmp_path / "run", **LAYOUTS[layout], **{"batch": 8})

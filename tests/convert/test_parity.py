@@ -10,6 +10,7 @@ from bigmodel import config, convert, models, trees
 from bigmodel.convert.folders import canonical
 from bigmodel.decode import beam, sampling
 from bigmodel.decode import generate as decoding
+from tests import tables
 from tests.convert import cases, folders
 from tests.models.families import at
 
@@ -40,13 +41,7 @@ def given(found):
 FIRST_OF_EACH = {cases.CASES[name][0]: name for name in reversed(cases.CASES)}.values()
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.families] * (name not in FIRST_OF_EACH))
-        for name in cases.CASES
-    ],
-)
+@pytest.mark.parametrize("name", tables.rows(cases.CASES, FIRST_OF_EACH))
 def test_outputs_are_those_of_transformers(name, made):
     found, _, _, model, _, params = made(name)
     outputs = jax.jit(model.apply)(params, given(found))
@@ -144,9 +139,7 @@ WRITING = [n for n in cases.CASES if "greedy" in cases.recorded(n)]
 FIRST = ("gpt2", "llama3", "qwen2_windows", "t5")
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.parity] * (n not in FIRST)) for n in WRITING]
-)
+@pytest.mark.parametrize("name", tables.rows(WRITING, FIRST, pytest.mark.parity))
 def test_text_is_that_of_transformers_greedy_and_with_beams(name, made):
     found, _, _, model, _, params = made(name)
     batch = {key: array[:1] for key, array in given(found).items()}

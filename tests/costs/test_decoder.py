@@ -14,6 +14,7 @@ from bigmodel import costs, objectives, trees
 from bigmodel.decode import generate, sampling
 from bigmodel.layers import attention, attention_bands, experts, feedforward
 from bigmodel.models import decoder
+from tests import tables
 
 B, T, S = 2, 16, 40
 SMALL: dict[str, Any] = dict(vocab=96, width=32, layers=3, heads=4, length=16, dtype="float32")
@@ -86,10 +87,7 @@ def test_parameters_are_those_the_model_makes(name):
 
 # Of what is traced `make test` has some, `make test-families` all.
 FIRST = ("gpt", "gpt, unrolled", "gemma", "qwen experts", "mixtral with room", "deepseek")
-over_decoders = pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.families] * (name not in FIRST)) for name in DECODERS],
-)
+over_decoders = pytest.mark.parametrize("name", tables.rows(DECODERS, FIRST))
 
 
 @over_decoders

@@ -11,6 +11,7 @@ import pytest
 from flax import linen as nn
 
 from bigmodel import config, costs, recipe
+from tests import tables
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 EVERY = [
@@ -45,19 +46,14 @@ def traced(name: str, **overrides: Any) -> tuple[dict[str, Any], int, float]:
     return dict(made.fields), length, costs.jaxpr_flops(program) / (B * length)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.families] * (n not in LAST)) for n in SIZES]
-)
+@pytest.mark.parametrize("name", tables.rows(SIZES, LAST))
 def test_flops_of_a_size_are_those_of_its_traced_gradient(name):
     fields, length, found = traced(name)
     flops = costs.train_flops(fields, length=length, convention="full")
     assert found == pytest.approx(flops.total, rel=0.005)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=[pytest.mark.families] * (n not in REMAT)) for n in TINY],
-)
+@pytest.mark.parametrize("name", tables.rows(TINY, REMAT))
 def test_full_remat_adds_the_forward_pass_of_the_layers(name):
     fields, length, without = traced(name)
     _, _, found = traced(name, **{"model.remat": "full"})

@@ -5,6 +5,7 @@ What can be survived ends in the bits of the job that nothing happened to.
 
 import pytest
 
+from tests import tables
 from tests.faults import jobs
 
 # fmt: off
@@ -36,23 +37,11 @@ REFUSED = {
     "elsewhere":     ({"what": "elsewhere"}, ("one folder for all hosts", "process 1")),
 }
 # fmt: on
-ALWAYS = (
-    "killed",
-    "frozen",
-    "versions",
-    "late",
-)  # one of each class; the rest by `make test-faults`
+# One of each class; the rest by `make test-faults`.
+ALWAYS = ("killed", "frozen", "versions", "late")
 
 
-def rows(table):
-    marked = [
-        pytest.param(name, id=name, marks=[] if name in ALWAYS else [pytest.mark.faults])
-        for name in table
-    ]
-    return pytest.mark.parametrize("name", marked)
-
-
-@rows(SURVIVED)
+@pytest.mark.parametrize("name", tables.rows(SURVIVED, ALWAYS, pytest.mark.faults))
 def test_a_job_names_who_failed_and_goes_on(folder, name):
     fault, words = SURVIVED[name]
     found = jobs.run(folder, name, **fault)
@@ -78,7 +67,7 @@ def test_one_of_many_hosts_is_killed(folder, hosts):
     jobs.assert_same(folder / many, folder / one)
 
 
-@rows(REFUSED)
+@pytest.mark.parametrize("name", tables.rows(REFUSED, ALWAYS, pytest.mark.faults))
 def test_a_job_that_cannot_be_right_is_refused_and_not_started_again(folder, name):
     fault, words = REFUSED[name]
     found = jobs.run(folder, name, **fault)

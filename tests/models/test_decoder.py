@@ -9,6 +9,7 @@ import pytest
 from flax.core import meta
 
 from bigmodel import trees
+from tests import tables
 from tests.models import shapes
 from tests.models.variants import (
     VARIANTS,
@@ -27,10 +28,7 @@ from tests.models.variants import (
 over_variants = pytest.mark.parametrize("name", VARIANTS)
 # Of laws of gradients, which take long, `make test` has these, `make test-families` all.
 FIRST = ("gpt", "mistral", "gemma3", "original", "mixtral_room", "deepseek")
-over_first_variants = pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.families] * (name not in FIRST)) for name in VARIANTS],
-)
+over_first_variants = pytest.mark.parametrize("name", tables.rows(VARIANTS, FIRST))
 
 
 def assert_close(found, wanted, tolerance=1e-4):

@@ -11,6 +11,7 @@ from bigmodel import trees
 from bigmodel.models import handle
 from bigmodel.optimizers import matrices
 from bigmodel.sharding import rules
+from tests import tables
 from tests.models import shapes
 from tests.models.families import FAMILIES, applied, chosen, make, params, program
 
@@ -20,10 +21,7 @@ over_families = pytest.mark.parametrize("name", FAMILIES)
 # Of laws that take long `make test` has an encoder, both sides, images, an image beside text, two
 # towers and sound.
 FIRST = ("bert", "t5", "vit_class", "paligemma", "siglip", "speech_encoder")
-over_first_families = pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.families] * (name not in FIRST)) for name in FAMILIES],
-)
+over_first_families = pytest.mark.parametrize("name", tables.rows(FAMILIES, FIRST))
 
 
 def assert_close(found, wanted, tolerance=1e-4):

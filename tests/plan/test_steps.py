@@ -9,6 +9,7 @@ import pytest
 import bigmodel
 from bigmodel import plan as planning
 from bigmodel.plan import answer, compiling, steps
+from tests import tables
 from tests.plan import programs
 
 NEEDS_LIBTPU = pytest.mark.skipif(
@@ -34,27 +35,21 @@ MIXTURE = {
 }
 
 
-# config, changes of it, whether `make test` compiles it
-STEPS = {
-    "dense": ("llama", DENSE, True),
-    "dense, recomputed": ("llama", DENSE | {"model.remat": "full"}, False),
-    "tensor": ("llama", DENSE | {"mesh.fsdp": 2, "mesh.tensor": 2}, False),
-    "windowed": ("llama", DENSE | {"model.window": 128, "model.pattern": ("local",)}, False),
-    "experts": ("mixtral", MIXTURE, False),
-    "experts in their places": ("mixtral", MIXTURE | {"mesh.expert": 2}, False),
-    "experts with room": (
-        "mixtral",
-        MIXTURE | {"mesh.expert": 2, "model.expert_capacity": 1.25},
-        False,
-    ),
+STEPS = {  # config, changes of it
+    "dense": ("llama", DENSE),
+    "dense, recomputed": ("llama", DENSE | {"model.remat": "full"}),
+    "tensor": ("llama", DENSE | {"mesh.fsdp": 2, "mesh.tensor": 2}),
+    "windowed": ("llama", DENSE | {"model.window": 128, "model.pattern": ("local",)}),
+    "experts": ("mixtral", MIXTURE),
+    "experts in their places": ("mixtral", MIXTURE | {"mesh.expert": 2}),
+    "experts with room": ("mixtral", MIXTURE | {"mesh.expert": 2, "model.expert_capacity": 1.25}),
 }
-
-
-WITHOUT = ("mixtral", MIXTURE | {KERNEL: False}, False)
+FIRST = ("dense",)  # in `make test`
+WITHOUT = ("mixtral", MIXTURE | {KERNEL: False})
 
 
 def compiled(name, task="train"):
-    config, changes, _ = STEPS.get(name, WITHOUT)
+    config, changes = STEPS.get(name, WITHOUT)
     loaded = bigmodel.load_config(f"configs/{config}.py:tiny")
     loaded = planning.changed(loaded, list((SIZE | changes).items()))
     request = planning.make_request(loaded, "v5e:2x2", task=task)
@@ -66,9 +61,7 @@ def matrix_flops(found):
 
 
 @NEEDS_LIBTPU
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if row[2] else pytest.mark.tpu) for n, row in STEPS.items()]
-)
+@pytest.mark.parametrize("name", tables.rows(STEPS, FIRST, pytest.mark.tpu))
 def test_a_compiled_step_does_the_products_of_the_traced_one(name):
     request, found = compiled(name)
     # The trace counts all room for rows of experts, and nothing inside of attention's kernel.

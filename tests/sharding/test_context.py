@@ -10,6 +10,7 @@ from bigmodel import config
 from bigmodel.layers import attention, attention_bands, attention_parts
 from bigmodel.sharding import context, kernels, rules, splash
 from bigmodel.sharding import mesh as meshes
+from tests import tables
 
 ROWS, T = 4, 32
 
@@ -109,10 +110,7 @@ KERNEL = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.layouts] * (name != "segments")) for name in KERNEL],
-)
+@pytest.mark.parametrize("name", tables.rows(KERNEL, ["segments"], pytest.mark.layouts))
 def test_a_ring_of_the_tpu_kernel_is_the_reference(name):
     case, axes, length = KERNEL[name], dict(context=2), 512
     ring = on_mesh(context.ring, SPLASH, axes)

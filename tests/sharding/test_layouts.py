@@ -13,7 +13,7 @@ from bigmodel.data import pipeline
 from bigmodel.layers import router
 from bigmodel.sharding import mesh as meshes
 from bigmodel.train import bench, compiled, state
-from tests import runs
+from tests import runs, tables
 from tests.sharding import layouts
 from tests.sharding.layouts import FAMILIES, LAYOUTS
 
@@ -123,9 +123,7 @@ def train(mesh):
 one_device = functools.cache(lambda: train({}))
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.layouts] * (n != RUNS[-1])) for n in RUNS]
-)
+@pytest.mark.parametrize("name", tables.rows(RUNS, RUNS[-1:], pytest.mark.layouts))
 def test_losses_of_a_run_do_not_depend_on_the_mesh(name, capfd):
     np.testing.assert_allclose(train(LAYOUTS[name]["mesh"]), one_device(), rtol=1e-5)
     assert "Involuntary full rematerialization" not in capfd.readouterr().err

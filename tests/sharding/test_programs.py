@@ -9,6 +9,7 @@ import importlib.util
 import pytest
 
 from bigmodel.plan import compiling
+from tests import tables
 from tests.sharding import judged
 
 needs_libtpu = pytest.mark.skipif(
@@ -31,12 +32,6 @@ HELD = {
 }
 
 
-def slow_but(quick, layouts):
-    """Layouts as parameters: those that are not quick run in `make test-tpu`."""
-    marks = {False: [pytest.mark.tpu], True: []}
-    return [pytest.param(layout, marks=marks[layout in quick]) for layout in layouts]
-
-
 @functools.cache
 def compiled(layout, *sides):
     """What became of a layout's steps, compiled side by side."""
@@ -49,7 +44,7 @@ def compiled(layout, *sides):
 
 
 @needs_libtpu
-@pytest.mark.parametrize("layout", slow_but(QUICK, judged.BY_HAND))
+@pytest.mark.parametrize("layout", tables.rows(judged.BY_HAND, QUICK, pytest.mark.tpu))
 def test_a_layout_moves_and_holds_no_more_than_its_step_by_hand(layout):
     ours, by_hand = compiled(layout, "ours", "by_hand")
     moves, most = sum(ours.moved.values()), ALLOWED * sum(by_hand.moved.values())
@@ -59,7 +54,7 @@ def test_a_layout_moves_and_holds_no_more_than_its_step_by_hand(layout):
 
 
 @needs_libtpu
-@pytest.mark.parametrize("layout", slow_but((*QUICK, "slices2_expert2"), HELD))
+@pytest.mark.parametrize("layout", tables.rows(HELD, (*QUICK, "slices2_expert2"), pytest.mark.tpu))
 def test_a_layout_compiles_with_its_kernels(layout):
     sides = ("ours", "by_hand") if layout in judged.BY_HAND else ("ours",)  # as the test above
     ours = compiled(layout, *sides)[0]
