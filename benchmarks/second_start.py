@@ -9,7 +9,8 @@ are prepared before. With --hosts it is a job of so many processes on this machi
 launch local`, and the seconds are process 0's. Starts of a round:
 
     first      nothing is cached
-    programs   jax's cache of compiled programs alone is there: it traces and lowers
+    programs   jax's cache of compiled programs alone is there: it traces and lowers (not of a job
+               of several processes, which has no such cache on a CPU)
     second     the whole step is there too, and what draws weights: what a second start finds
     restart    the same, in the workdir of `second`: it goes on from a checkpoint
 """
@@ -67,10 +68,11 @@ def one_round(model: str, folder: pathlib.Path, hosts: int) -> dict[str, dict[st
     for name in STARTS:
         shutil.rmtree(folder / name, ignore_errors=True)
     found = {"first": start(folder / "first", cache, *words)}
-    (cache / "steps").rename(folder / "aside")
-    found["programs"] = start(folder / "programs", cache, *words)
-    shutil.rmtree(cache / "steps", ignore_errors=True)
-    (folder / "aside").rename(cache / "steps")
+    if hosts == 1:
+        (cache / "steps").rename(folder / "aside")
+        found["programs"] = start(folder / "programs", cache, *words)
+        shutil.rmtree(cache / "steps", ignore_errors=True)
+        (folder / "aside").rename(cache / "steps")
     found["second"] = start(folder / "second", cache, *words)
     shutil.copytree(folder / "second", folder / "restart")
     shutil.rmtree(folder / "restart" / "checkpoints" / "4")  # as if it had been killed at step 3

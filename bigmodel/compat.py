@@ -91,12 +91,15 @@ def libc(name: str, argument: int) -> int:
 def use_compilation_cache() -> None:
     """Compiled programs are kept for the next start: $BIGMODEL_CACHE or ~/.cache/bigmodel.
 
-    JAX_COMPILATION_CACHE_DIR names another place, and "" for it turns the cache off.
+    JAX_COMPILATION_CACHE_DIR names another place, and "" for it turns the cache off. Several
+    processes on CPU have none unless it is named: process 0 alone writes, each looks for names of
+    its own, and so all would wait for the others, and 0 keep no step (train/saved.py).
     """
     import jax
 
     write_whole()
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+    alone = jax.process_count() == 1 or jax.default_backend() != "cpu"
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ or not alone:
         return
     # Joined as text: a pathlib.Path makes a local folder "gs:" of a bucket's gs://.
     jax.config.update("jax_compilation_cache_dir", f"{cache()}/compiled")

@@ -36,6 +36,13 @@ def test_jaxs_own_variable_goes_before(monkeypatch):
     compat.use_compilation_cache()
 
 
+def test_several_processes_on_cpu_have_no_cache_that_one_alone_can_read(monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setattr(jax.config, "update", None)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    compat.use_compilation_cache()
+
+
 @pytest.fixture
 def programs(tmp_path):
     """jax's cache of programs, in a folder of the test's."""

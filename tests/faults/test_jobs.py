@@ -109,6 +109,8 @@ def traced(run):
 def test_a_second_job_traces_nothing_and_a_damaged_cache_costs_time_alone(folder, monkeypatch):
     cache = folder / "cache"
     monkeypatch.setenv("BIGMODEL_CACHE", str(cache))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(cache / "compiled"))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     found = {}
     for name, damaged in (
         ("filled", ()),
